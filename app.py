@@ -1,0 +1,196 @@
+"""Adapter Playground: chat with a base model and its LoRA adapters side by side. Run me: ``python app.py``.
+
+This is the composition root: arguments → configuration → engine → services → pages and HTTP API on one port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from playground.config import AppConfig, environment_overrides, is_loopback, load_config, prepare_process
+from playground.errors import ConfigError, PlaygroundError
+from playground.types import DTYPES, QUANTIZATIONS
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from playground.local_inference import LocalInference
+    from playground.services.models import Models
+
+STREAMS_AT_ONCE = 40
+WAITING_AT_MOST = 200
+LAST_WORD_S = 5.0
+
+
+@dataclass(frozen=True)
+class Playground:
+    """The assembled program: the engine, what it offers, and the page that shows it."""
+
+    config: AppConfig
+    engine: LocalInference
+    models: Models
+    demo: gr.Blocks
+
+    def serve(self) -> int:
+        """Listen until SIGTERM or Ctrl+C, then stop the engine and the server. Returns the exit code.
+
+        Raises `ConfigError` when somebody else took the port meanwhile.
+        """
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        config = self.config
+        host = f"[{config.host}]" if ":" in config.host and "[" not in config.host else config.host  # IPv6
+        try:
+            self.demo.launch(server_name=host, server_port=config.port, prevent_thread_lock=True, quiet=True)
+        except OSError as error:
+            raise ConfigError(f"Cannot listen on {host}, port {config.port}.", "Choose another with --port.") from error
+        print(f"Adapter Playground is running on {self.demo.local_url} (stop it with Ctrl+C)", flush=True)
+        if config.preload:
+            threading.Thread(target=self.preload, name="preload", daemon=True).start()
+        stop.wait()
+        self.close()
+        return 0
+
+    def preload(self) -> None:
+        """Load the first model on offer; a failure is one sentence on stderr, not the end of the server."""
+        try:
+            self.engine.load(self.models.spec(next(iter(self.config.models))))
+        except PlaygroundError as error:
+            print(f"Preloading failed: {error}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Stop what is being generated and the server; if a download or a load holds on, leave it behind."""
+        last_word = threading.Timer(LAST_WORD_S, os._exit, (0,))
+        last_word.daemon = True
+        last_word.start()
+        self.engine.close()
+        self.demo.close(verbose=False)
+
+
+def compose(config: AppConfig) -> Playground:
+    """Put the program together: nothing is loaded and no port is opened yet."""
+    from starlette.middleware import Middleware
+
+    from playground.api import create_app
+    from playground.api.gate import Gate
+    from playground.local_inference import LocalInference
+    from playground.services.generation import Generation
+    from playground.services.models import Models
+    from playground.ui.app import build, launch_options
+
+    engine = LocalInference()
+    models, generation = Models(engine, config), Generation(engine)
+    api = create_app(config, models, generation)
+    demo = build(config, models, generation)
+    demo.queue(max_size=WAITING_AT_MOST, default_concurrency_limit=STREAMS_AT_ONCE)
+    gate = Middleware(Gate, api=api, bound_to=config.host, frame_ancestors=frame_ancestors())
+    demo.launch = functools.partial(demo.launch, **launch_options() | server_options(gate))  # whoever launches it
+    return Playground(config, engine, models, demo)
+
+
+def server_options(gate: Any) -> dict[str, Any]:
+    """What every launch of the page is given, wherever it runs."""
+    return {
+        "ssr_mode": False,
+        "run_history": False,
+        "max_threads": 2 * STREAMS_AT_ONCE,
+        "enable_monitoring": False,
+        "app_kwargs": {"middleware": [gate]},
+    }
+
+
+def frame_ancestors() -> str:
+    """Who may show the page in a frame: on a Space the Hub's own page does."""
+    return "'self' https://huggingface.co" if os.environ.get("SPACE_ID") else "'self'"
+
+
+def open_to_others(host: str) -> str:
+    """What to say when the address is not loopback."""
+    return (
+        f"WARNING: listening on {host}: everybody who can reach this machine can use the models, without a password. "
+        "Folders and hub ids that the configuration does not offer are refused."
+    )
+
+
+def free_port(host: str, port: int) -> int:
+    """``port`` if it can be listened on, or any free one for 0. Raises `ConfigError` in one sentence when not."""
+    bare = host.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"Cannot listen on {host}, port {port}: {reason}.", "Choose another with --port.") from error
+
+
+def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """The command line as overrides for `load_config`, laid over the PLAYGROUND_* variables."""
+    parser = argparse.ArgumentParser(
+        prog="app.py",
+        description="Chat with a base model and its LoRA adapters side by side.",
+        epilog="Every option can also be set as PLAYGROUND_NAME (PLAYGROUND_MODEL and PLAYGROUND_ADAPTER take commas).",
+    )
+    parser.add_argument("--host", help="address to listen on (127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, help="port to listen on (7860; 0 takes any free one); PORT is read too")
+    parser.add_argument("--data-dir", help="where the app keeps what it writes")
+    parser.add_argument("--config", help="configuration file (configs/playground.toml)")
+    parser.add_argument("--model", action="append", metavar="ID", help="hub id or folder to offer as well; repeats")
+    parser.add_argument("--adapter", action="append", metavar="PATH", help="adapter folder to offer as well; repeats")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--quantization", choices=QUANTIZATIONS)
+    parser.add_argument("--preload", action="store_true", default=None, help="load the first model once the page is up")
+    given = {key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return {**environment_overrides(), **given}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the app. Returns the exit code: 0 after a clean stop, 2 when it could not start, 130 when it was not let."""
+    try:
+        config = load_config(overrides=arguments(argv))
+        config = replace(config, port=free_port(config.host, config.port))
+        if not is_loopback(config.host):
+            print(open_to_others(config.host), file=sys.stderr)
+        return compose(config).serve()
+    except PlaygroundError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # before there was anything to stop
+        return 130
+
+
+def leave(code: int) -> None:
+    """End the process at once: a load may still be inside torch, and Python must not be taken apart around it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@functools.cache
+def _demo() -> gr.Blocks:
+    return compose(load_config(overrides=environment_overrides())).demo
+
+
+def __getattr__(name: str) -> Any:
+    """``demo``, the pages for Spaces and other launchers that import this module; built when they first ask for it."""
+    if name == "demo":
+        return _demo()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+prepare_process()
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,129 @@
+/* What the pages do without asking the server: theme, keys, copying, the picker's chips, and scrolling that stays put. */
+(() => {
+  "use strict";
+  const THEME_KEY = "playground-theme";
+  const visible = (element) => element && element.offsetParent !== null;
+  const first = (selector) => [...document.querySelectorAll(selector)].find(visible);
+
+  // --- theme: the person's choice, else the system's ---
+  const systemDark = window.matchMedia("(prefers-color-scheme: dark)");
+  function wantsDark() {
+    let kept = null;
+    try { kept = localStorage.getItem(THEME_KEY); } catch { /* storage may be off */ }
+    return kept ? kept === "dark" : systemDark.matches;
+  }
+  function applyTheme() {
+    document.body.classList.toggle("dark", wantsDark());
+    document.documentElement.style.colorScheme = wantsDark() ? "dark" : "light";
+  }
+  function switchTheme() {
+    try { localStorage.setItem(THEME_KEY, wantsDark() ? "light" : "dark"); } catch { /* this page only, then */ }
+    applyTheme();
+  }
+
+  // --- copying ---
+  function say(text) {
+    let note = document.getElementById("copied-note");
+    if (!note) {
+      note = document.createElement("div");
+      note.id = "copied-note";
+      note.setAttribute("role", "status");
+      document.body.append(note);
+    }
+    note.textContent = text;
+    note.classList.add("shown");
+    clearTimeout(say.timer);
+    say.timer = setTimeout(() => note.classList.remove("shown"), 1800);
+  }
+  function copyByHand(text) {
+    const area = document.createElement("textarea");
+    area.value = text;
+    area.style.position = "fixed";
+    area.style.opacity = "0";
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+  async function copy(text, said) {
+    if (!text) return;
+    try {
+      await navigator.clipboard.writeText(text);
+      say(said);
+    } catch { // plain HTTP on another host has no clipboard API
+      say(copyByHand(text) ? said : "The browser did not allow copying");
+    }
+  }
+  window.playground = { copy };
+
+  // --- the bar ---
+  function openPicker(field) {
+    document.body.classList.remove("panel-hidden");
+    const input = first(`#${field} input`);
+    if (!input) {
+      first("#model-picker button.label-wrap")?.click();
+      setTimeout(() => first(`#${field} input`)?.focus(), 150);
+      return;
+    }
+    input.scrollIntoView({ block: "center", behavior: "smooth" });
+    input.focus({ preventScroll: true });
+  }
+  function toggleShortcuts() {
+    const dialog = document.getElementById("shortcuts");
+    if (!dialog) return;
+    if (dialog.open) dialog.close(); else dialog.showModal();
+  }
+  const ACTIONS = {
+    theme: switchTheme,
+    shortcuts: toggleShortcuts,
+    panel: () => document.body.classList.toggle("panel-hidden"),
+  };
+  document.addEventListener("click", (event) => {
+    const target = event.target.closest?.("[data-action], [data-open-picker], [data-copy]");
+    if (!target) return;
+    if (target.dataset.action) ACTIONS[target.dataset.action]?.();
+    if (target.dataset.openPicker) openPicker(target.dataset.openPicker);
+    if (target.dataset.copy) copy(target.dataset.copy, target.dataset.copied || "Copied");
+  });
+
+  // --- keys ---
+  document.addEventListener("keydown", (event) => {
+    const command = event.ctrlKey || event.metaKey;
+    if (command && event.key === "Enter") {
+      const generate = first("#generate");
+      if (generate && !generate.disabled) { event.preventDefault(); generate.click(); }
+    } else if (command && event.key === "/") {
+      event.preventDefault();
+      toggleShortcuts();
+    } else if (event.key === "Escape" && !document.getElementById("shortcuts")?.open) {
+      first("#stop")?.click();
+    }
+  }, true);
+
+  // --- the answer scrolls along only for those who are at its end ---
+  function follow(scroller) {
+    let atEnd = true;
+    scroller.addEventListener("scroll", () => {
+      atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 24;
+    }, { passive: true });
+    new MutationObserver(() => {
+      if (atEnd && isStreaming()) scroller.scrollTop = scroller.scrollHeight;
+    }).observe(scroller, { childList: true, subtree: true, characterData: true });
+  }
+  const isStreaming = () => document.querySelector('.answer-status[data-state="streaming"]') !== null;
+  function adopt() {
+    for (const scroller of document.querySelectorAll(".answer-text:not([data-follows])")) {
+      scroller.dataset.follows = "yes";
+      follow(scroller);
+    }
+  }
+
+  function start() {
+    applyTheme();
+    systemDark.addEventListener("change", applyTheme);
+    adopt();
+    new MutationObserver(adopt).observe(document.body, { childList: true, subtree: true });
+  }
+  if (document.body) start(); else document.addEventListener("DOMContentLoaded", start);
+})();

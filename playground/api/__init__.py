@@ -1,0 +1,69 @@
+"""The HTTP API: `create_app` makes it, beside the pages or alone (``uvicorn --factory playground.api:create_app``)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from playground import __version__
+from playground.api import docs, failures, health, openai
+from playground.api.gate import Gate
+from playground.config import AppConfig, environment_overrides, load_config, prepare_process
+from playground.local_inference import LocalInference
+from playground.services.generation import Generation
+from playground.services.models import Models
+
+DESCRIPTION = """
+The HTTP side of Adapter Playground: the same engine, models and bounds as the pages.
+
+`model` is a base (`starter`) or a base with one of its adapters (`starter:pirate`); `GET /v1/models` lists them all.
+A name that is not in the list is a 404, never the base. Every error has OpenAI's shape and says what to do next. Fields
+that this server lacks are refused by name unless they carry their neutral value.
+"""
+
+
+def create_app(
+    config: AppConfig | None = None, models: Models | None = None, generation: Generation | None = None
+) -> FastAPI:
+    """The API over the given services.
+
+    Without them it is a server of its own: configuration from configs/playground.toml and PLAYGROUND_* variables, an
+    engine that is closed with it, and its own gate. Raises `ConfigError` when the configuration cannot be read.
+    """
+    if config is None or models is None or generation is None:
+        return _alone(config)
+    return _api(config, models, generation, None)
+
+
+def _alone(config: AppConfig | None) -> FastAPI:
+    prepare_process()
+    config = config or load_config(overrides=environment_overrides())
+    engine = LocalInference()
+    app = _api(config, Models(engine, config), Generation(engine), engine)
+    app.add_middleware(Gate, bound_to=config.host)
+    return app
+
+
+def _api(config: AppConfig, models: Models, generation: Generation, owned: LocalInference | None) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if owned is not None:
+            owned.close()
+
+    app = FastAPI(
+        title="Adapter Playground",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    failures.install(app)
+    for routes in (health.router(config, models, generation), openai.router(models, generation), docs.router()):
+        app.include_router(routes)
+    app.openapi = functools.partial(docs.describe, app)  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,225 @@
+"""Configuration: configs/*.toml, PLAYGROUND_* variables and arguments become one `AppConfig`, read once, passed down."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from playground.errors import ConfigError, PlaygroundError
+from playground.types import DTYPES, QUANTIZATIONS, Dtype, GenerationSettings, Quantization, Template
+
+ROOT = Path(__file__).resolve().parent.parent
+_ENGINE_KEYS = {"device", "dtype", "quantization"}
+_SERVER_KEYS = {"host", "port"}
+_MODEL_KEYS = {"path", "description", "adapters", "quantization", "recommended"}
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One `[models.NAME]`: an alias for a local folder or hub id, and what is offered on top of it."""
+
+    name: str
+    path: str
+    description: str = ""
+    adapters: tuple[str, ...] = ()
+    quantization: Quantization | None = None
+    recommended: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UseCase:
+    """One of the six use cases: its template and example prompts."""
+
+    key: str
+    label: str
+    template: Template
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AppConfig:
+    """Everything that is decided at start. ``models`` keeps the order of the file; added models come last.
+
+    ``free_paths`` says whether a person may type a folder or hub id that the configuration does not offer: only where
+    the server is reached from this machine alone.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    data_dir: Path = Path("~/.local/share/adapter-playground")
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    quantization: Quantization = "auto"
+    models: Mapping[str, ModelEntry] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ()
+    preload: bool = False
+    free_paths: bool = True
+    presets: Mapping[str, GenerationSettings] = field(default_factory=dict)
+    use_cases: Mapping[str, UseCase] = field(default_factory=dict)
+
+
+def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> AppConfig:
+    """Read ``path`` (default: configs/playground.toml), the built-in presets and use cases; lay ``overrides`` over them.
+
+    ``overrides`` holds what the command line or the environment gave: config (the path), host, port, data_dir, device,
+    dtype, quantization, preload, and lists ``model`` and ``adapter`` that add to what is offered. Values of None are
+    ignored.
+
+    Raises `ConfigError` naming the file and the key for anything unknown or malformed.
+    """
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    path = path or Path(given.get("config", ROOT / "configs" / "playground.toml"))
+    raw = read_toml(path)
+    _refuse_unknown(path, "", raw, {"server", "engine", "models"})
+    server, engine = dict(raw.get("server", {})), dict(raw.get("engine", {}))
+    _refuse_unknown(path, "server.", server, _SERVER_KEYS)
+    _refuse_unknown(path, "engine.", engine, _ENGINE_KEYS)
+    merged = {**server, **engine, **given}
+    models = {name: _model_entry(path, name, table) for name, table in raw.get("models", {}).items()}
+    for extra in given.get("model", ()):
+        models.setdefault(extra, ModelEntry(name=extra, path=extra, description="Added when the app was started."))
+    host = str(merged.get("host", "127.0.0.1"))
+    return AppConfig(
+        host=host,
+        port=_port(merged.get("port", 7860)),
+        data_dir=Path(merged.get("data_dir", AppConfig.data_dir)).expanduser(),
+        device=str(merged.get("device", "auto")),
+        dtype=_one_of("dtype", merged.get("dtype", "auto"), DTYPES),
+        quantization=_one_of("quantization", merged.get("quantization", "auto"), QUANTIZATIONS),
+        models=models,
+        adapters=tuple(given.get("adapter", ())),
+        preload=bool(merged.get("preload", False)),
+        free_paths=is_loopback(host),
+        presets=_presets(ROOT / "configs" / "presets.toml"),
+        use_cases=_use_cases(ROOT / "configs" / "use_cases.toml"),
+    )
+
+
+def environment_overrides(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """`PLAYGROUND_HOST`, `PLAYGROUND_PORT` (or `PORT`), … as overrides for `load_config`; lists are split at commas."""
+    found: dict[str, Any] = {}
+    if "PORT" in environ:
+        found["port"] = environ["PORT"]
+    for key in ("config", "host", "port", "data_dir", "device", "dtype", "quantization"):
+        if value := environ.get(f"PLAYGROUND_{key.upper()}"):
+            found[key] = value
+    for key in ("model", "adapter"):
+        if value := environ.get(f"PLAYGROUND_{key.upper()}"):
+            found[key] = [item.strip() for item in value.split(",") if item.strip()]
+    if value := environ.get("PLAYGROUND_PRELOAD"):
+        found["preload"] = value.lower() in ("1", "true", "yes", "on")
+    return found
+
+
+def is_loopback(host: str) -> bool:
+    """True when ``host`` is a name or address that only this machine reaches."""
+    bare = host.strip("[]").lower()
+    if bare == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return False
+
+
+def prepare_process() -> None:
+    """Set what must stand before gradio or torch are imported; values that the user has set already win.
+
+    No telemetry; OpenMP threads sleep instead of spinning when they wait, because the server and the browser share the
+    cores with the model; and threads change places often, so that streaming clients do not stall a decode step.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.setswitchinterval(1e-4)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse one TOML file; `ConfigError` when it is missing or malformed."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no configuration file {path}.", "Check --config.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.", "Mend that line.") from error
+
+
+def _refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], known: set[str]) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean {prefix}{near[0]}?" if near else f"Known keys: {', '.join(sorted(known))}."
+            raise ConfigError(f"{path} has an unknown key {prefix}{key}.", hint)
+
+
+def _model_entry(path: Path, name: str, table: Mapping[str, Any]) -> ModelEntry:
+    _refuse_unknown(path, f"models.{name}.", table, _MODEL_KEYS)
+    if not table.get("path"):
+        raise ConfigError(f"{path}: models.{name} has no path.", "Give it a local folder or a hub id.")
+    root = path.resolve().parent.parent
+    quantization = table.get("quantization")
+    return ModelEntry(
+        name=name,
+        path=_local_or_hub(root, str(table["path"])),
+        description=str(table.get("description", "")),
+        adapters=tuple(_local_or_hub(root, str(item)) for item in _texts(path, f"models.{name}.adapters", table)),
+        quantization=None if quantization is None else _one_of("quantization", quantization, QUANTIZATIONS),
+        recommended=_settings(path, f"models.{name}.recommended", table.get("recommended", {})),
+    )
+
+
+def _texts(path: Path, where: str, table: Mapping[str, Any]) -> Sequence[str]:
+    value = table.get("adapters", [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{path}: {where} is not a list of texts.", 'Write it as ["folder", "folder"].')
+    return value
+
+
+def _local_or_hub(root: Path, name: str) -> str:
+    """A path under ``root`` where that exists, else the name itself (absolute path or hub id)."""
+    candidate = root / name
+    return str(candidate) if candidate.exists() else name
+
+
+def _settings(path: Path, where: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        GenerationSettings(**table)
+    except (PlaygroundError, TypeError) as error:
+        raise ConfigError(f"{path}: {where}: {error}", "Mend that value.") from error
+    return dict(table)
+
+
+def _presets(path: Path) -> dict[str, GenerationSettings]:
+    return {name: GenerationSettings(**_settings(path, name, table)) for name, table in read_toml(path).items()}
+
+
+def _use_cases(path: Path) -> dict[str, UseCase]:
+    cases = {}
+    for key, table in read_toml(path).items():
+        _refuse_unknown(path, f"{key}.", table, {"label", "template", "examples"})
+        template = _one_of("template", table.get("template", "chat"), get_args(Template))
+        cases[key] = UseCase(key, str(table.get("label", key)), template, tuple(table.get("examples", ())))
+    return cases
+
+
+def _one_of(key: str, value: Any, known: Sequence[Any]) -> Any:
+    if value not in known:
+        raise ConfigError(f"{key} is {value!r}.", f"Use one of {', '.join(known)}.")
+    return value
+
+
+def _port(value: Any) -> int:
+    try:
+        port = int(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"port is {value!r}.", "It must be a number between 0 and 65535.") from error
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port is {port}.", "It must be a number between 0 and 65535.")
+    return port

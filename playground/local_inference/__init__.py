@@ -1,0 +1,296 @@
+"""THE ENGINE's face: `LocalInference` turns a `GenerationRequest` into a stream of `GenerationEvent`.
+
+Importing this module imports no torch: the machinery behind it is imported when a model is first needed.
+
+How a prompt becomes tokens: `submit` makes a row (row.py) → the cache gives the resident base and its adapters, loading
+them if need be (cache.py, loading.py, lora.py) → the template renders (templates.py) → the row waits in line
+(scheduler.py) → the compute thread prefills and steps it (engine.py, decode.py, sampling.py) → its tokens become text
+(textstream.py) → events go to the row's sink, which for `stream` and `astream` is a mailbox (mailbox.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from playground.errors import EngineFailure, ModelNotLoaded, PlaygroundError, QueueFull
+from playground.local_inference.mailbox import Mailbox
+from playground.local_inference.row import Row, Sink
+from playground.types import (
+    GenerationEvent,
+    GenerationRequest,
+    MemoryReport,
+    ModelSpec,
+    RenderedPrompt,
+    ResidentInfo,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from playground.local_inference.cache import Prepared
+    from playground.local_inference.machinery import Machinery
+
+HEARTBEAT_S = 0.25
+MAX_WAITING = 256
+_SEEDS = 2**31
+# bitsandbytes logs a line for every int8 product, and at import one about an optional kernel that is not needed.
+_TALKATIVE = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
+
+
+class LocalInference:
+    """Base models and their adapters on this machine, behind one interface; every method may be called from any thread."""
+
+    def __init__(self, max_waiting: int = MAX_WAITING) -> None:
+        self._max_waiting = max_waiting
+        self._lock = threading.Lock()
+        self._starting = threading.Lock()  # held for seconds while torch is imported, so not the one that submit needs
+        self._machinery: Machinery | None = None
+        self._rows: set[Row] = set()
+        self._closed = False
+
+    def submit(self, request: GenerationRequest, sink: Sink) -> Callable[[], None]:
+        """Queue ``request``; its events go to ``sink`` from the engine's threads. Returns a function that cancels it.
+
+        ``sink`` must not block. Each answer (``index``) ends with exactly one event that has a finish reason, or with one
+        exception in its place, and nothing after it. The model is loaded first when it is not in memory.
+
+        Raises `QueueFull` when too many requests wait already.
+        """
+        settings = request.settings
+        answers = 1 if settings.strategy == "beam_search" else settings.num_return_sequences
+        seed = settings.seed if settings.seed is not None else secrets.randbelow(_SEEDS)
+        with self._lock:
+            if self._closed:
+                raise EngineFailure("The app is shutting down.", "Start it again.")
+            if len(self._rows) >= self._max_waiting:
+                raise QueueFull(f"{len(self._rows)} requests are waiting already.", "Try again in a moment.")
+            rows = [Row(request, sink, index, seed) for index in range(answers)]
+            self._rows.update(rows)
+        for row in rows:
+            row.on_settled = partial(self._rows.discard, row)
+            row.report(Status("queued", "waiting"))
+        threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
+        return lambda: self._cancel(rows)
+
+    def stream(self, request: GenerationRequest) -> Generator[GenerationEvent, None, None]:
+        """The events of ``request``; at least one every 250 ms. Closing the iterator cancels.
+
+        Raises `PlaygroundError` when the request cannot be answered.
+        """
+        news = threading.Event()
+        mailbox = Mailbox(request.settings.num_return_sequences, news.set)
+        cancel = self.submit(request, mailbox.put)
+        latest: GenerationEvent | None = None
+        started = time.perf_counter()
+        try:
+            while not mailbox.finished:
+                if not news.wait(HEARTBEAT_S) and latest is not None:
+                    yield _heartbeat(latest, started)
+                    continue
+                news.clear()
+                for event in mailbox.take():
+                    latest = event
+                    yield event
+        finally:
+            cancel()
+
+    async def astream(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """`stream` for an event loop. Events that the reader was too slow for arrive merged."""
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed under a reader who left; nobody is waiting
+                loop.call_soon_threadsafe(news.set)
+
+        mailbox = Mailbox(request.settings.num_return_sequences, wake)
+        cancel = self.submit(request, mailbox.put)
+        latest: GenerationEvent | None = None
+        started = time.perf_counter()
+        try:
+            while not mailbox.finished:
+                try:
+                    async with asyncio.timeout(HEARTBEAT_S):  # Python 3.11's wait_for may swallow a cancellation
+                        await news.wait()
+                except TimeoutError:
+                    if latest is not None:
+                        yield _heartbeat(latest, started)
+                    continue
+                news.clear()
+                for event in mailbox.take():
+                    latest = event
+                    yield event
+        finally:
+            cancel()
+
+    def load(self, spec: ModelSpec, report: Callable[[Status], None] | None = None) -> ResidentInfo:
+        """Load ``spec``'s base unless it is in memory, attach its adapters, and say what is there; blocks.
+
+        Raises `ModelNotFound`, `ModelUnsupported`, `AdapterInvalid` or `OutOfMemory`.
+        """
+        prepared = self._prepare(spec, report or _silent)
+        prepared.resident.pin(-1)
+        info: ResidentInfo = prepared.resident.info()
+        return info
+
+    def unload(self, base: str) -> int:
+        """Drop ``base`` (path or hub id) from memory; returns the bytes measured to have come back.
+
+        Raises `ModelNotLoaded`, or `ModelBusy` while rows of it are running or waiting.
+        """
+        machinery = self._machinery
+        if machinery is None or not machinery.residents.find(base):
+            raise ModelNotLoaded(f"{base!r} is not loaded.", "There is nothing to unload.")
+        return machinery.unload(base)
+
+    def residents(self) -> tuple[ResidentInfo, ...]:
+        """The base models in memory, oldest first."""
+        machinery = self._machinery
+        return tuple(held.info() for held in machinery.residents.all()) if machinery else ()
+
+    def render(self, request: GenerationRequest) -> RenderedPrompt:
+        """The prompt as the model would read it. Raises `ModelNotLoaded`, `ContextOverflow`, `InvalidRequest`."""
+        from playground.local_inference.templates import render_prompt
+
+        with self._at_hand(request.spec) as prepared:
+            tokenizer = prepared.resident.tokenizer(prepared.applied)
+            return render_prompt(request, tokenizer, prepared.resident.loaded.window)
+
+    def count_tokens(self, spec: ModelSpec, text: str) -> int:
+        """How many tokens ``text`` is, without special tokens. Raises `ModelNotLoaded`."""
+        with self._at_hand(spec) as prepared:
+            tokenizer = prepared.resident.tokenizer(prepared.applied)
+            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def memory(self) -> MemoryReport:
+        """Memory of the engine's device, and what of it is ours."""
+        from playground.local_inference.memory import device_bytes, process_bytes
+
+        residents = self.residents()
+        device = residents[0].device if residents else "cpu"
+        total, free = device_bytes(device)
+        return MemoryReport(
+            device=device,
+            total=total,
+            free=free,
+            weights=sum(info.bytes for info in residents),
+            adapters=sum(adapter.bytes for info in residents for adapter in info.adapters),
+            kv_cache=sum(_cache_bytes(row) for row in tuple(self._rows)),
+            process=process_bytes(),
+        )
+
+    def activity(self) -> tuple[int, int]:
+        """(rows being answered, requests waiting or loading)."""
+        rows = len(self._rows)
+        live = len(self._machinery.loop.scheduler.live()) if self._machinery else 0
+        return min(live, rows), max(0, rows - live)
+
+    def close(self) -> None:
+        """Cancel everything, stop the engine's threads and let the models go."""
+        with self._lock:
+            self._closed = True
+            rows = list(self._rows)
+        self._cancel(rows)
+        if self._machinery:
+            self._machinery.close()
+        for row in rows:
+            row.finish("cancelled")
+
+    def _admit(self, rows: list[Row]) -> None:
+        """Prepare the model for ``rows`` of one request and put them in line; the edge of a thread of its own."""
+        try:
+            for row in rows:
+                prepared = self._prepare(row.request.spec, partial(_report_all, rows))
+                if row.hold(partial(self._release, row, prepared)):
+                    self._ready().admit(row, prepared)
+                else:
+                    prepared.resident.pin(-1)
+        except Exception as error:
+            failure = self._explain(error)
+            for row in rows:
+                if row not in self._in_line():
+                    row.fail(failure)
+
+    def _in_line(self) -> list[Row]:
+        scheduler = self._ready().loop.scheduler
+        return scheduler.live() + scheduler.waiting()
+
+    def _release(self, row: Row, prepared: Prepared) -> None:
+        """What happens when ``row`` ends: it is counted out, and its resident may be unloaded again."""
+        self._rows.discard(row)
+        prepared.resident.pin(-1)
+
+    def _prepare(self, spec: ModelSpec, report: Callable[[Status], None]) -> Prepared:
+        """``spec`` in memory and pinned; loads what is missing. Blocks."""
+        if self._machinery is None:
+            report(Status("loading", "starting the engine"))
+        machinery = self._ready()
+        return machinery.residents.ready(spec) or _result(machinery.residents.prepare(spec, report))
+
+    def _ready(self) -> Machinery:
+        with self._starting:
+            if self._machinery is None:
+                for name in _TALKATIVE:
+                    logging.getLogger(name).setLevel(logging.ERROR)
+                from playground.local_inference.machinery import Machinery
+
+                self._machinery = Machinery()
+            return self._machinery
+
+    @contextlib.contextmanager
+    def _at_hand(self, spec: ModelSpec) -> Iterator[Prepared]:
+        prepared = self._machinery.residents.ready(spec) if self._machinery else None
+        if prepared is None:
+            raise ModelNotLoaded(f"{spec.base!r} with these adapters is not loaded.", "Load it first.")
+        try:
+            yield prepared
+        finally:
+            prepared.resident.pin(-1)
+
+    def _cancel(self, rows: list[Row]) -> None:
+        for row in rows:
+            row.cancelled.set()
+            if row.prompt is None:  # still loading: nothing of the row is on the compute thread
+                row.finish("cancelled")
+        if self._machinery:
+            self._machinery.thread.wake()
+
+    def _explain(self, error: Exception) -> PlaygroundError:
+        if isinstance(error, PlaygroundError):
+            return error
+        from playground.local_inference.engine import explain
+
+        return explain(error)
+
+
+def _report_all(rows: list[Row], status: Status) -> None:
+    for row in rows:
+        row.report(status)
+
+
+def _silent(status: Status) -> None:
+    """Progress that nobody asked for."""
+
+
+def _result(future: Future[Prepared]) -> Prepared:
+    return future.result()
+
+
+def _heartbeat(latest: GenerationEvent, started: float) -> GenerationEvent:
+    """A sign of life between events: where the request stands, with the time gone on."""
+    stats = replace(latest.stats, elapsed_s=max(latest.stats.elapsed_s, time.perf_counter() - started))
+    return GenerationEvent(latest.status, stats=stats, index=latest.index)
+
+
+def _cache_bytes(row: Any) -> int:
+    state = row.state
+    return state.cache_bytes() if state is not None else 0

@@ -1,0 +1,104 @@
+"""Beam search: transformers' own, with every setting passed explicitly and a Stop that is heard at each step.
+
+The answer comes whole, at the end; stop sequences cut it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from playground.local_inference.sampling import Penalties
+from playground.types import GenerationSettings
+
+
+class _Cancelled(StoppingCriteria):  # type: ignore[misc]
+    """Ends all beams when ``asked`` says so. Never by raising: generate must leave the model tidy."""
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self._asked = asked
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self._asked(), dtype=torch.bool, device=input_ids.device)
+
+
+class _OurPenalties(LogitsProcessor):  # type: ignore[misc]
+    """The same penalties as the other strategies have, beam by beam."""
+
+    def __init__(self, settings: GenerationSettings, prompt_ids: Sequence[int]) -> None:
+        self._penalties = Penalties(settings, prompt_ids)
+        self._prompt = len(prompt_ids)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for ids, row in zip(input_ids, scores, strict=True):
+            counts: dict[int, int] = {}
+            for token in ids[self._prompt :].tolist():
+                counts[token] = counts.get(token, 0) + 1
+            rows.append(self._penalties.apply(row, counts))
+        return torch.stack(rows)
+
+
+def beam_search(
+    model: Any,
+    prompt_ids: Sequence[int],
+    settings: GenerationSettings,
+    limit: int,
+    stop_ids: frozenset[int],
+    cancelled: Callable[[], bool],
+) -> list[list[int]]:
+    """``settings.num_return_sequences`` answers as token ids, the best first, without prompt and padding."""
+    device = next(model.parameters()).device
+    ids = torch.tensor([list(prompt_ids)], device=device)
+    end = sorted(stop_ids)
+    pad = end[0] if end else 0
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=settings.num_beams,
+        num_return_sequences=settings.num_return_sequences,
+        max_new_tokens=limit,
+        min_new_tokens=0,
+        eos_token_id=end or None,
+        pad_token_id=pad,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        length_penalty=1.0,
+        early_stopping=False,
+        use_cache=True,
+    )
+    with torch.inference_mode(), _own_defaults_only(model, end):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([_OurPenalties(settings, prompt_ids)]),
+            stopping_criteria=StoppingCriteriaList([_Cancelled(cancelled)]),
+        )
+    return [_without_padding(row[len(prompt_ids) :].tolist(), stop_ids, pad) for row in output]
+
+
+class _own_defaults_only:
+    """Sets aside the model's own generation defaults, which generate would mix into whatever is not given."""
+
+    def __init__(self, model: Any, end: list[int]) -> None:
+        self._model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._neutral = GenerationConfig(eos_token_id=end or None, pad_token_id=end[0] if end else 0)
+
+    def __enter__(self) -> None:
+        self._kept, self._model.generation_config = self._model.generation_config, self._neutral
+
+    def __exit__(self, *error: object) -> None:
+        self._model.generation_config = self._kept
+
+
+def _without_padding(ids: list[int], stop_ids: frozenset[int], pad: int) -> list[int]:
+    """``ids`` up to and including the first end token; padding behind an unfinished beam goes too."""
+    for at, token in enumerate(ids):
+        if token in stop_ids:
+            return ids[: at + 1]
+    while not stop_ids and ids and ids[-1] == pad:
+        ids = ids[:-1]
+    return ids

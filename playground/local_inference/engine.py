@@ -1,0 +1,250 @@
+"""The step loop: admits rows, prefills and steps them in turn, hears Stop between steps, and never dies of one row.
+
+`StepLoop` is an object without a thread: `ComputeThread` is one driver of it. All forward passes happen inside `step`.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from playground.errors import EngineFailure, OutOfMemory, PlaygroundError
+from playground.local_inference.beams import beam_search
+from playground.local_inference.cache import Prepared
+from playground.local_inference.decode import DecodeState, choose_token, next_logits, prefill_chunk
+from playground.local_inference.resident import Resident
+from playground.local_inference.row import Row
+from playground.local_inference.sampling import Sampler, row_seed
+from playground.local_inference.scheduler import Scheduler
+from playground.local_inference.templates import extra_stops, render_prompt
+from playground.local_inference.textstream import TextStream, cut_at_stop
+from playground.types import FinishReason, GenerationEvent, Provenance, Status, Token
+
+_log = logging.getLogger(__name__)
+
+# Rows that are stepped in turn; the others wait in line. Each keeps its own keys and values in memory.
+LIVE_ROWS = 8
+# The prompt's last tokens are shown to the detokenizer where the answer continues the prompt's text.
+_CONTEXT_TOKENS = 6
+
+
+class StepLoop:
+    """Rows and jobs of one device, advanced by whoever calls `step`."""
+
+    def __init__(self, slots: int = LIVE_ROWS) -> None:
+        self.scheduler: Scheduler[Row] = Scheduler(slots)
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+
+    def run(self, job: Callable[[], Any]) -> Future[Any]:
+        """Queue ``job`` (attach, probe, unload) to run between steps, with nothing else computing."""
+        future: Future[Any] = Future()
+        self._jobs.put((job, future))
+        return future
+
+    def step(self) -> bool:
+        """One round: waiting jobs, then one step of every live row. False when there is nothing left to do."""
+        self._run_jobs()
+        for row in self.scheduler.waiting():
+            if row.cancelled.is_set():
+                self._end(row, lambda row: row.finish("cancelled"))
+        for row in self.scheduler.admit():
+            row.report(Status("prefilling", "reading the prompt"))
+        for row in self.scheduler.live():
+            self._advance(row)
+        return bool(self.scheduler.live() or self.scheduler.waiting() or not self._jobs.empty())
+
+    def _run_jobs(self) -> None:
+        while not self._jobs.empty():
+            job, future = self._jobs.get()
+            try:
+                future.set_result(job())
+            except Exception as error:  # it belongs to whoever waits on the future
+                future.set_exception(error)
+
+    def _advance(self, row: Row) -> None:
+        """One step of ``row``; whatever goes wrong ends this row and no other."""
+        try:
+            if row.cancelled.is_set():
+                text = row.state.text.flush() if row.state else ""
+                self._end(row, lambda row: row.finish("cancelled", text))
+            elif row.request.settings.strategy == "beam_search":
+                self._beams(row)
+            else:
+                self._token(row)
+        except Exception as error:
+            failure = explain(error)  # the name of the caught error is gone when the lambda runs
+            self._end(row, lambda row: row.fail(failure))
+
+    def _end(self, row: Row, settle: Callable[[Row], None]) -> None:
+        self.scheduler.leave(row)
+        settle(row)
+
+    def _token(self, row: Row) -> None:
+        """A prefill chunk, or one more token."""
+        if row.state is None:
+            row.state = _begin(row)
+        state: DecodeState = row.state
+        resident: Resident = row.resident
+        with resident.running(row.applied) as model:
+            logits = (
+                prefill_chunk(model, state, resident.model.config) if state.prefilling else next_logits(model, state)
+            )
+        if logits is None:
+            total = len(state.sampler.prompt_ids)
+            row.report(Status("prefilling", "reading the prompt", state.read / total))
+            return
+        token = choose_token(state, logits, resident.tokenizer(row.applied))
+        self._take(row, state, token)
+
+    def _take(self, row: Row, state: DecodeState, token: Token) -> None:
+        """Send ``token``'s text, and end the row when it was the last."""
+        if token.id in state.stop_ids:
+            row.completion_tokens += 1
+            text = state.text.flush()
+            self._end(row, lambda row: row.finish("stop", text))
+            return
+        row.add(state.text.push(token.id), token)
+        if state.text.stopped:
+            self._end(row, lambda row: row.finish("stop"))
+        elif len(state.ids) >= state.limit:
+            text = state.text.flush()
+            reason: FinishReason = "stop" if state.text.stopped else "length"
+            self._end(row, lambda row: row.finish(reason, text))
+
+    def _beams(self, row: Row) -> None:
+        """The whole beam search, as one step that Stop can end: one text event for each answer, then its last."""
+        resident: Resident = row.resident
+        tokenizer = resident.tokenizer(row.applied)
+        stops = (*row.request.settings.stop, *extra_stops(row.request, tokenizer))
+        stop_ids = _stop_ids(row)
+        assert row.prompt is not None
+        with resident.running(row.applied) as model:
+            answers = beam_search(
+                model,
+                row.prompt.token_ids,
+                row.request.settings,
+                row.prompt.max_new_tokens,
+                stop_ids,
+                row.cancelled.is_set,
+            )
+        if row.cancelled.is_set():
+            self._end(row, lambda row: row.finish("cancelled"))
+            return
+        self.scheduler.leave(row)
+        for index, ids in enumerate(answers):
+            ended = bool(ids) and ids[-1] in stop_ids
+            whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            text, cut = cut_at_stop(whole, stops)
+            row.completion_tokens = len(ids)
+            row.finish("stop" if ended or cut else "length", text, index, last=index == len(answers) - 1)
+
+
+def prepare_row(row: Row, prepared: Prepared) -> None:
+    """Give ``row`` its resident, rendered prompt and provenance, and tell its listener what there is to know.
+
+    Raises `ContextOverflow` or `InvalidRequest`; the row is not yet in line then.
+    """
+    row.resident, row.applied = prepared.resident, prepared.applied
+    row.prompt = render_prompt(row.request, row.resident.tokenizer(row.applied), row.resident.loaded.window)
+    row.provenance = _provenance(row)
+    if row.prompt.notice and row.index == 0:
+        row.tell(GenerationEvent(Status("queued"), stats=row.stats(), notice=row.prompt.notice, index=row.index))
+
+
+def explain(error: Exception) -> PlaygroundError:
+    """``error`` as something to show: playground errors as they are, the rest named, logged and with a remedy."""
+    if isinstance(error, PlaygroundError):
+        return error
+    _log.error("the engine failed on a request", exc_info=error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+        return OutOfMemory(
+            "The device ran out of memory during this request.",
+            "Shorten the prompt, ask for fewer tokens, or unload another model.",
+        )
+    first = next((line for line in str(error).splitlines() if line.strip()), "no details")
+    return EngineFailure(
+        f"The engine failed: {type(error).__name__}: {first[:200]}.",
+        "Other answers are not affected. Try again; if it happens again, report it with the lines in the terminal.",
+    )
+
+
+def _begin(row: Row) -> DecodeState:
+    assert row.prompt is not None
+    tokenizer = row.resident.tokenizer(row.applied)
+    settings = row.request.settings
+    continues = row.request.template == "raw" or bool(row.request.prefill)
+    context = row.prompt.token_ids[-_CONTEXT_TOKENS:] if continues else ()
+    text = TextStream(
+        lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False),
+        (*settings.stop, *extra_stops(row.request, tokenizer)),
+        context,
+    )
+    return DecodeState(
+        pending=list(row.prompt.token_ids),
+        sampler=Sampler(settings, row.prompt.token_ids, row_seed(row.seed, row.index)),
+        text=text,
+        stop_ids=_stop_ids(row),
+        limit=row.prompt.max_new_tokens,
+        top_logprobs=settings.top_logprobs,
+    )
+
+
+def _stop_ids(row: Row) -> frozenset[int]:
+    """The ids that end the row, stop sequences that are one special token included (their text is never decoded)."""
+    tokenizer = row.resident.tokenizer(row.applied)
+    added = tokenizer.get_added_vocab()
+    special = {added[stop] for stop in row.request.settings.stop if stop in added}
+    return frozenset(row.resident.stop_ids(tokenizer, row.request.template) | special)
+
+
+def _provenance(row: Row) -> Provenance:
+    info = row.resident.info()
+    folder = row.resident.loaded.path
+    from_hub = folder.parent.name == "snapshots"
+    return Provenance(
+        base=info.base if from_hub else folder.name,
+        revision=folder.name if from_hub else "",
+        adapters=tuple((a.info.name, a.info.sha256, scale) for a, scale in row.applied.adapters),
+        quantization=info.quantization,
+        dtype=info.dtype,
+        device=info.device,
+        template=row.request.template,
+        settings=row.request.settings,
+        seed=row.seed,
+        versions={name: version(name) for name in ("torch", "transformers", "peft")},
+    )
+
+
+class ComputeThread:
+    """Drives a `StepLoop` for as long as there is work, and sleeps otherwise."""
+
+    def __init__(self, loop: StepLoop) -> None:
+        self._loop = loop
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was added, or cancelled."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Finish the step at hand and end the thread."""
+        self._closing = True
+        self._wake.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._closing:
+            if not self._loop.step():
+                self._wake.wait()
+            self._wake.clear()

@@ -1,0 +1,215 @@
+"""A base in memory with the adapters attached to it: what a row needs to run, and nothing about when it runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig
+
+from playground.errors import AdapterInvalid, InvalidRequest
+from playground.local_inference.adapters import (
+    WEIGHTS_FILE,
+    content_hash,
+    fingerprint,
+    inspect_adapter,
+    read_safetensors_header,
+)
+from playground.local_inference.loading import LoadedBase, Report, adapter_tokenizer, load_base
+from playground.local_inference.lora import LoraWeights, Switch, is_plain, missing_layers, read_weights
+from playground.local_inference.peft_turn import PeftTurn, probe
+from playground.local_inference.templates import end_of_turn_ids
+from playground.types import AdapterInfo, LoadedAdapter, ModelSpec, ResidentInfo, Status
+
+# Below this no probability changes in any digit that is shown.
+_NO_EFFECT = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """An adapter on a resident. ``weights`` is None for one that PEFT serves in turns."""
+
+    info: LoadedAdapter
+    files: tuple[tuple[str, int, int], ...]
+    tokenizer: Any
+    weights: LoraWeights | None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The adapters of one row, each with its scale."""
+
+    adapters: tuple[tuple[Attached, float], ...] = ()
+
+    @property
+    def exclusive(self) -> bool:
+        """True when PEFT serves them, alone on the base."""
+        return any(attached.weights is None for attached, _ in self.adapters)
+
+
+@dataclass(eq=False)
+class Resident:
+    """One base in memory. ``base`` is the name it was asked for by; attaching and stepping happen on the compute thread."""
+
+    base: str
+    asked: ModelSpec
+    loaded: LoadedBase
+    loaded_at: float = field(default_factory=time.time)
+    adapters: dict[str, Attached] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.model = self.loaded.model
+        self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
+        self._switch = Switch(self.model)
+        self._turn = PeftTurn(self.model, self.vocabulary)
+        self._pins = 0
+        self._lock = threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must be."""
+        return next(self.model.parameters()).device
+
+    @property
+    def damaged(self) -> bool:
+        """True when an adapter changed the base itself: nothing may be answered with it any more."""
+        return self._turn.damaged
+
+    @property
+    def pins(self) -> int:
+        """How many rows, waiting or live, need this resident."""
+        return self._pins
+
+    def pin(self, by: int) -> None:
+        """Count rows in (+1) and out (−1)."""
+        with self._lock:
+            self._pins += by
+
+    def tokenizer(self, applied: Applied) -> Any:
+        """The tokenizer for these adapters: the first adapter's own wins over the base's."""
+        return applied.adapters[0][0].tokenizer if applied.adapters else self.loaded.tokenizer
+
+    def stop_ids(self, tokenizer: Any, template: str) -> frozenset[int]:
+        """The token ids that end an answer: the model's, the tokenizer's, and under chat the template's own."""
+        declared = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = set(declared if isinstance(declared, (list, tuple)) else [declared])
+        ids.add(tokenizer.eos_token_id)
+        if template == "chat":
+            ids |= end_of_turn_ids(tokenizer)
+        return frozenset(token for token in ids if token is not None)
+
+    @contextmanager
+    def running(self, applied: Applied) -> Iterator[Any]:
+        """The model with exactly these adapters for the block's forward passes, and with none of them after it."""
+        if applied.exclusive:
+            attached, scale = applied.adapters[0]
+            yield self._turn.enter(Path(attached.info.path), attached.info.sha256, scale)
+            return
+        self._turn.leave()
+        with self._switch.use([(a.weights, scale) for a, scale in applied.adapters if a.weights is not None]):
+            yield self.model
+
+    def apply(self, spec: ModelSpec) -> Applied | None:
+        """The attached adapters that ``spec`` asks for, or None when one is not attached or its files changed."""
+        found = []
+        for path, scale in spec.adapters:
+            attached = self.adapters.get(path)
+            if attached is None or attached.files != fingerprint(Path(path)):
+                return None
+            found.append((attached, scale))
+        applied = Applied(tuple(found))
+        if applied.exclusive and len(found) > 1:
+            raise InvalidRequest(
+                "These adapters cannot be mixed: one of them can only run alone.", "Choose a single adapter."
+            )
+        return applied
+
+    def prove(self, attached: Attached) -> Attached:
+        """Attach for good, with proof: the probe says whether the logits moved. Runs on the compute thread."""
+        with self.running(Applied()) as model:
+            before = probe(model, self.vocabulary)
+        if attached.weights is not None:
+            self._switch.attach(attached.weights)
+        with self.running(Applied(((attached, 1.0),))) as model:
+            after = probe(model, self.vocabulary)
+        if not torch.isfinite(after).all():
+            raise AdapterInvalid(
+                f"With adapter {attached.info.name!r} the model computes NaN or infinite numbers.",
+                "The training diverged; choose an earlier checkpoint.",
+            )
+        moved = after.shape != before.shape or float((after - before).abs().max()) > _NO_EFFECT
+        return replace(attached, info=replace(attached.info, moves_logits=moved))
+
+    def info(self) -> ResidentInfo:
+        """What is in memory, for people."""
+        plan = self.loaded.plan
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return ResidentInfo(
+            base=self.base,
+            path=str(self.loaded.path),
+            quantization=plan.quantization,
+            dtype=dtype,
+            device=plan.device,
+            parameters=self.loaded.parameters,
+            bytes=self.loaded.bytes,
+            context_window=self.loaded.window,
+            loaded_at=self.loaded_at,
+            reason=plan.reason,
+            adapters=tuple(attached.info for attached in list(self.adapters.values())),
+            rows=self.pins,
+        )
+
+
+def load_resident(spec: ModelSpec, report: Report) -> Resident:
+    """Read ``spec``'s base into memory; its adapters come later. Raises what `load_base` raises."""
+    return Resident(spec.base, spec.without_adapters(), load_base(spec, report))
+
+
+def read_adapter(resident: Resident, path: str, report: Report) -> Attached:
+    """Validate and read the adapter in folder ``path`` for ``resident``; nothing on the base changes yet.
+
+    Raises `AdapterInvalid` with every problem found.
+    """
+    folder = Path(path)
+    report(Status("loading", f"attaching adapter {folder.name}"))
+    info = inspect_adapter(folder)
+    if info.problems:
+        raise AdapterInvalid(f"Adapter {folder.name!r} cannot be used. {' '.join(info.problems)}")
+    files = fingerprint(folder)
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise AdapterInvalid(
+            f"Adapter {folder.name!r} is of a kind that PEFT does not know ({info.peft_type}): {error}.",
+            "Use a newer peft, or another adapter.",
+        ) from error
+    names = read_safetensors_header(folder / WEIGHTS_FILE)
+    plain = info.peft_type == "LORA" and is_plain(config, resident.model, names)
+    weights = read_weights(folder, config, resident.model) if plain else None
+    loaded = LoadedAdapter(
+        name=folder.name,
+        path=path,
+        sha256=content_hash(folder),
+        bytes=info.bytes,
+        exclusive=weights is None,
+        moves_logits=False,
+        warnings=_warnings(resident, info, config, weights),
+    )
+    return Attached(loaded, files, adapter_tokenizer(folder, resident.loaded.tokenizer, resident.vocabulary), weights)
+
+
+def _warnings(resident: Resident, info: AdapterInfo, config: Any, weights: LoraWeights | None) -> tuple[str, ...]:
+    found = []
+    names = {resident.base, str(resident.loaded.path), resident.loaded.path.name}
+    if info.base and info.base not in names and Path(info.base).name not in {Path(name).name for name in names}:
+        found.append(f"It was trained on {info.base!r}; make sure that this is the same model.")
+    missing = missing_layers(config, resident.model, weights) if weights is not None else []
+    if missing:
+        found.append(f"It has no weights for {len(missing)} layers that its configuration names ({missing[0]} …).")
+    return tuple(found)

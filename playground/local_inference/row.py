@@ -1,0 +1,120 @@
+"""One answer on its way: what was asked, who listens, and how far it is. No torch here; the decode state is opaque."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from playground.types import (
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationStats,
+    Provenance,
+    RenderedPrompt,
+    Status,
+    Token,
+)
+
+Sink = Callable[[GenerationEvent | Exception], None]
+
+
+@dataclass(eq=False)
+class Row:
+    """One answer of a request. Every event goes through `tell`, every end through `finish` or `fail`, exactly once."""
+
+    request: GenerationRequest
+    sink: Sink
+    index: int
+    seed: int
+    submitted: float = field(default_factory=time.perf_counter)
+    resident: Any = None
+    applied: Any = None
+    prompt: RenderedPrompt | None = None
+    state: Any = None
+    provenance: Provenance | None = None
+    on_settled: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._settled = False
+        self._first_token_s: float | None = None
+        self.completion_tokens = 0
+
+    @property
+    def lane(self) -> Hashable:
+        """Rows whose adapters need the model to themselves share a lane only with rows of the same adapter."""
+        if self.applied is None or not self.applied.exclusive:
+            return None
+        attached, scale = self.applied.adapters[0]
+        return id(self.resident), attached.info.sha256, scale
+
+    @property
+    def settled(self) -> bool:
+        """True once the last event or the exception was sent."""
+        return self._settled
+
+    def stats(self) -> GenerationStats:
+        """Running totals, now."""
+        prompt = len(self.prompt.token_ids) if self.prompt else 0
+        elapsed = time.perf_counter() - self.submitted
+        return GenerationStats(prompt, self.completion_tokens, elapsed, self._first_token_s)
+
+    def hold(self, release: Callable[[], None]) -> bool:
+        """Call ``release`` when the row ends; False when it has ended already, and then it is not called."""
+        with self._lock:
+            if not self._settled:
+                self.on_settled = release
+            return not self._settled
+
+    def report(self, status: Status) -> None:
+        """Say where the row stands."""
+        self.tell(GenerationEvent(status, stats=self.stats(), index=self.index))
+
+    def add(self, text: str, token: Token) -> None:
+        """Send one generated token and the text that became certain with it."""
+        self.completion_tokens += 1
+        stats = self.stats()
+        if self._first_token_s is None:
+            self._first_token_s = stats.elapsed_s
+            stats = replace(stats, first_token_s=stats.elapsed_s)
+        self.tell(GenerationEvent(Status("generating"), text, (token,), stats, index=self.index))
+
+    def tell(self, event: GenerationEvent) -> None:
+        """Send ``event`` unless the row has ended."""
+        with self._lock:
+            if not self._settled:
+                self.sink(event)
+
+    def finish(self, reason: FinishReason, text: str = "", index: int | None = None, *, last: bool = True) -> None:
+        """Send the last event of this answer. ``last`` False: a further answer of the same row follows (beams)."""
+        event = GenerationEvent(
+            Status("done"),
+            text,
+            stats=self.stats(),
+            index=self.index if index is None else index,
+            finish_reason=reason,
+            provenance=self.provenance,
+        )
+        if last:
+            self._settle(event)
+        else:
+            self.tell(event)
+
+    def fail(self, error: Exception) -> None:
+        """End the row with ``error`` in place of the last event."""
+        self._settle(error)
+
+    def _settle(self, news: GenerationEvent | Exception) -> None:
+        with self._lock:
+            if self._settled:
+                return
+            self._settled = True
+            self.state = None
+            if self.on_settled:
+                self.on_settled()
+            self.sink(news)

@@ -1,0 +1,172 @@
+"""From messages to the prompt that the model reads: chat, instruction and raw; fitted to the context window.
+
+No torch: works on whatever tokenizer object it is given (transformers' interface), and on text alone otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from playground.errors import ContextOverflow, InvalidRequest
+from playground.types import GenerationRequest, Message, RenderedPrompt
+
+# The layout of the Alpaca data set, which most instruction tunes without a chat template were trained on.
+_INSTRUCTION_PREAMBLE = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+)
+_PLAIN_STOP = ("\nUser:",)
+_NO_TEMPLATE = "This model has no chat template; the conversation is sent as plain 'User:' and 'Assistant:' lines."
+_NO_SYSTEM = "This model's template has no system role; the system prompt was put before the first message."
+
+
+def conversation(request: GenerationRequest) -> list[Message]:
+    """The turns of ``request``, the system prompt first where there is one."""
+    turns = list(request.messages) or [Message("user", request.prompt or "")]
+    if request.settings.system_prompt.strip() and turns[0].role != "system":
+        turns.insert(0, Message("system", request.settings.system_prompt))
+    return turns
+
+
+def render_prompt(request: GenerationRequest, tokenizer: Any, window: int) -> RenderedPrompt:
+    """The prompt of ``request`` as text and token ids, its oldest turns dropped when it is longer than ``window``.
+
+    ``max_new_tokens`` of the result is what still fits behind it. Raises `ContextOverflow` when the last turn alone is
+    too long, and `InvalidRequest` when the model's own template refuses the conversation.
+    """
+    turns = conversation(request)
+    dropped = 0
+    text, ids, notices = _render(request, turns, tokenizer)
+    if len(ids) >= window and request.template == "chat":
+        room = window - min(request.settings.max_new_tokens, window // 4)
+        dropped, (text, ids, notices) = _drop_oldest(request, turns, tokenizer, room, (text, ids, notices))
+    if len(ids) >= window:
+        raise ContextOverflow(
+            f"The prompt has {len(ids)} tokens, and the model reads at most {window} with its answer.",
+            f"Shorten it by at least {len(ids) - window + 1} tokens.",
+        )
+    asked = request.settings.max_new_tokens
+    fits = min(asked, window - len(ids))
+    if dropped:
+        notices.append(f"The {dropped} oldest messages were left out so that the conversation fits {window} tokens.")
+    if fits < asked:
+        notices.append(
+            f"The prompt takes {len(ids)} of the model's {window} tokens, so the answer ends after at most {fits} "
+            f"({asked} were asked for)."
+        )
+    return RenderedPrompt(text, tuple(ids), window, dropped, fits, " ".join(notices))
+
+
+def extra_stops(request: GenerationRequest, tokenizer: Any) -> tuple[str, ...]:
+    """Stop sequences that the prompt's layout itself calls for."""
+    return _PLAIN_STOP if request.template == "chat" and not tokenizer.chat_template else ()
+
+
+def end_of_turn_ids(tokenizer: Any) -> set[int]:
+    """Ids of the special tokens with which the chat template closes an assistant's turn.
+
+    A base whose declared end token is not the one that its template uses would otherwise never stop.
+    """
+    if not tokenizer.chat_template:
+        return set()
+    mark = "REPLY"
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": mark}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:
+        return set()
+    after = tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids)
+    return {after[0]} if after and after[0] in special else set()
+
+
+def _drop_oldest(
+    request: GenerationRequest, turns: list[Message], tokenizer: Any, room: int, whole: tuple[str, list[int], list[str]]
+) -> tuple[int, tuple[str, list[int], list[str]]]:
+    """Leave out as few of the oldest messages as bring the prompt to ``room`` tokens; a user turn comes first.
+
+    The system message and the last user turn always stay. Returns (number left out, rendered).
+    """
+    system = turns[:1] if turns[0].role == "system" else []
+    rest = turns[len(system) :]
+    starts = [at for at, turn in enumerate(rest) if turn.role == "user" and at > 0]
+    best = (0, whole)
+    low, high = 0, len(starts) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        rendered = _render(request, system + rest[starts[middle] :], tokenizer)
+        best = (starts[middle], rendered) if len(rendered[1]) <= room or middle == len(starts) - 1 else best
+        if len(rendered[1]) <= room:
+            high = middle - 1
+        else:
+            low = middle + 1
+    return best
+
+
+def _render(request: GenerationRequest, turns: Sequence[Message], tokenizer: Any) -> tuple[str, list[int], list[str]]:
+    """(text, token ids, notices) of these turns under the request's template."""
+    if request.template == "raw":
+        text = _last_user(turns) + request.prefill
+        return text, _encode(tokenizer, text), []
+    if request.template == "instruction":
+        text = _instruction(turns) + request.prefill
+        return text, _encode(tokenizer, text), []
+    if not tokenizer.chat_template:
+        text = _plain(turns) + request.prefill
+        return text, _encode(tokenizer, text), [_NO_TEMPLATE]
+    text, notices = _apply_template(request, turns, tokenizer)
+    text += request.prefill
+    # The template already wrote the special tokens, so adding them here would double the BOS.
+    return text, list(tokenizer(text, add_special_tokens=False)["input_ids"]), notices
+
+
+def _apply_template(request: GenerationRequest, turns: Sequence[Message], tokenizer: Any) -> tuple[str, list[str]]:
+    try:
+        return _templated(request, turns, tokenizer), []
+    except TemplateError as error:
+        if turns[0].role != "system":
+            raise InvalidRequest(
+                f"The model's chat template refused this conversation: {error}.",
+                "Begin with a user message and let user and assistant alternate, or use the raw template.",
+            ) from error
+    first, *rest = turns[1:]
+    merged = [Message(first.role, f"{turns[0].content}\n\n{first.content}"), *rest]
+    return _apply_template(request, merged, tokenizer)[0], [_NO_SYSTEM]
+
+
+def _templated(request: GenerationRequest, turns: Sequence[Message], tokenizer: Any) -> str:
+    text: str = tokenizer.apply_chat_template(
+        [{"role": turn.role, "content": turn.content} for turn in turns],
+        tokenize=False,
+        add_generation_prompt=True,
+        **dict(request.chat_template_kwargs),
+    )
+    return text
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids with the special tokens that the tokenizer adds itself, but never a second BOS."""
+    written = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    return list(tokenizer(text, add_special_tokens=not written)["input_ids"])
+
+
+def _last_user(turns: Sequence[Message]) -> str:
+    return next((turn.content for turn in reversed(turns) if turn.role == "user"), "")
+
+
+def _system(turns: Sequence[Message]) -> str:
+    return next((turn.content for turn in turns if turn.role == "system"), "")
+
+
+def _instruction(turns: Sequence[Message]) -> str:
+    preamble = _system(turns) or _INSTRUCTION_PREAMBLE
+    return f"{preamble}\n\n### Instruction:\n{_last_user(turns)}\n\n### Response:\n"
+
+
+def _plain(turns: Sequence[Message]) -> str:
+    lines = [_system(turns)] if _system(turns) else []
+    names = {"user": "User", "assistant": "Assistant"}
+    lines += [f"{names[turn.role]}: {turn.content}" for turn in turns if turn.role != "system"]
+    return "\n".join([*lines, "Assistant:"])

@@ -1,0 +1,211 @@
+"""Which models and adapters are offered, and what of them is in memory: names become specs here, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from playground.config import AppConfig, ModelEntry
+from playground.errors import AdapterInvalid, ModelNotFound, ModelNotLoaded
+from playground.local_inference import LocalInference
+from playground.local_inference.adapters import discover_adapters, inspect_adapter
+from playground.types import (
+    AdapterInfo,
+    Dtype,
+    GenerationSettings,
+    MemoryReport,
+    ModelSpec,
+    Quantization,
+    ResidentInfo,
+    Status,
+)
+
+
+@dataclass(frozen=True)
+class OfferedModel:
+    """A model that a person can pick: its name, where it is, and the adapters known for it."""
+
+    name: str
+    path: str
+    description: str
+    adapters: tuple[AdapterInfo, ...]
+
+
+class Models:
+    """The models on offer and in memory. ``engine`` runs them, ``config`` names them."""
+
+    def __init__(self, engine: LocalInference, config: AppConfig) -> None:
+        self._engine = engine
+        self._config = config
+
+    def offered(self) -> tuple[OfferedModel, ...]:
+        """Every configured model, in the configuration's order, with its adapters."""
+        return tuple(
+            OfferedModel(entry.name, entry.path, entry.description, self.adapters(entry.name))
+            for entry in self._config.models.values()
+        )
+
+    def adapters(self, base: str) -> tuple[AdapterInfo, ...]:
+        """The adapters known for ``base`` (a name or path), the ones added at start included; names are unique.
+
+        Reads JSON and headers only. Broken ones are listed too, with their problems.
+        """
+        entry = self._entry(base)
+        folders = (*(entry.adapters if entry else ()), *self._config.adapters)
+        found = [info for folder in folders for info in discover_adapters(Path(folder))]
+        return _with_unique_names(list({info.path: info for info in found}.values()))
+
+    def spec(
+        self,
+        base: str,
+        adapter: str | None = None,
+        scale: float = 1.0,
+        *,
+        quantization: Quantization | None = None,
+        dtype: Dtype | None = None,
+        device: str | None = None,
+    ) -> ModelSpec:
+        """The `ModelSpec` for names as a person types them.
+
+        ``base`` is an offered name, a folder or a hub id; ``adapter`` an offered adapter's name or a folder, None or ""
+        for the base alone. What is left out comes from the configuration. Where the configuration allows no free paths
+        (a server that others can reach), only what it offers is taken.
+
+        Raises `ModelNotFound` and `AdapterInvalid`, saying what was looked for and what there is.
+        """
+        entry = self._entry(base)
+        path = entry.path if entry else self._typed_base(base)
+        adapters = ((self._adapter_path(base, adapter), scale),) if adapter and adapter.strip() else ()
+        chosen = quantization or (entry.quantization if entry else None) or self._config.quantization
+        return ModelSpec(path, adapters, chosen, dtype or self._config.dtype, device or self._config.device)
+
+    def name(self, spec: ModelSpec) -> str:
+        """The offered name of ``spec``'s base, or its path or hub id where it has none."""
+        for entry in self._config.models.values():
+            if entry.path == spec.base:
+                return entry.name
+        return spec.base
+
+    def recommended(self, base: str) -> GenerationSettings | None:
+        """The settings that the configuration recommends for ``base``, or None."""
+        entry = self._entry(base)
+        return GenerationSettings(**entry.recommended) if entry and entry.recommended else None
+
+    async def load(self, spec: ModelSpec) -> AsyncIterator[Status]:
+        """Load ``spec``'s base and attach its adapters, yielding a `Status` at every change and every 250 ms.
+
+        The last one has phase "done". Loading goes on if the caller leaves; two callers share one load. Raises what
+        `LocalInference.load` raises.
+        """
+        loop = asyncio.get_running_loop()
+        news: asyncio.Queue[Status] = asyncio.Queue()
+
+        def report(status: Status) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop closed under a caller who left; the load goes on
+                loop.call_soon_threadsafe(news.put_nowait, status)
+
+        task = asyncio.create_task(asyncio.to_thread(self._engine.load, spec, report))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # never "exception not retrieved"
+        latest = Status("loading", "starting")
+        while not task.done() or not news.empty():
+            getter = asyncio.create_task(news.get())
+            await asyncio.wait({task, getter}, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
+            latest = getter.result() if getter.done() else latest
+            getter.cancel()
+            yield latest
+        await task
+        yield Status("done", "loaded", 1.0)
+
+    def loaded(self) -> tuple[ResidentInfo, ...]:
+        """What is in memory now."""
+        return self._engine.residents()
+
+    async def unload(self, base: str) -> int:
+        """Drop ``base`` and its adapters from memory; returns the bytes that came back.
+
+        Raises `ModelNotLoaded`, or `ModelBusy` while it is answering.
+        """
+        path = self.spec(base).base
+        if not any(path in (resident.base, resident.path) for resident in self.loaded()):
+            raise ModelNotLoaded(f"{base!r} is not loaded.", "Loaded models are listed beside the memory meter.")
+        return await asyncio.to_thread(self._engine.unload, path)
+
+    def memory(self) -> MemoryReport:
+        """Memory of the engine's device, now."""
+        return self._engine.memory()
+
+    def _entry(self, base: str) -> ModelEntry | None:
+        base = base.strip()
+        if base in self._config.models:
+            return self._config.models[base]
+        return next((entry for entry in self._config.models.values() if entry.path == base), None)
+
+    def _typed_base(self, base: str) -> str:
+        """A typed folder as an absolute path, or a plausible hub id as it is."""
+        base = base.strip()
+        if not base:
+            raise ModelNotFound("No model was named.", "Pick one, or type a folder or a hub id such as org/name.")
+        if not self._config.free_paths:
+            names = ", ".join(self._config.models)
+            raise ModelNotFound(
+                f"{base!r} is not offered here.", f"Offered: {names}. Others can be added with --model."
+            )
+        folder = Path(base).expanduser()
+        if folder.is_dir():
+            return str(folder.resolve())
+        looks_like_path = (
+            base.startswith((".", "~", os.sep)) or (os.sep != "/" and os.sep in base) or base.count("/") > 1
+        )
+        if looks_like_path or folder.exists():
+            raise ModelNotFound(f"There is no model folder {base!r}.", "Check the path; it must hold a config.json.")
+        if "/" not in base:
+            names = ", ".join(self._config.models)
+            raise ModelNotFound(f"There is no model {base!r}.", f"Offered: {names}. Or type a folder or org/name.")
+        return base
+
+    def _adapter_path(self, base: str, adapter: str) -> str:
+        adapter = adapter.strip()
+        known = self.adapters(base)
+        for info in known:
+            if adapter in (info.name, info.path):
+                return info.path
+        names = ", ".join(info.name for info in known) or "none"
+        if not self._config.free_paths:
+            raise AdapterInvalid(
+                f"{adapter!r} is not offered for {base!r} here.",
+                f"Offered: {names}. Others can be added with --adapter.",
+            )
+        folder = Path(adapter).expanduser()
+        if folder.is_dir():
+            return str(folder.resolve())
+        raise AdapterInvalid(
+            f"There is no adapter {adapter!r} for {base!r}.", f"Offered: {names}. Or type the folder of an adapter."
+        )
+
+    def inspect(self, adapter_path: str) -> AdapterInfo:
+        """What the adapter folder says of itself, with its problems; reads headers only.
+
+        Raises `AdapterInvalid` where no free paths are allowed and the folder is not an offered one.
+        """
+        if not self._config.free_paths:
+            known = {info.path: info for model in self.offered() for info in model.adapters}
+            if adapter_path not in known:
+                raise AdapterInvalid(f"{adapter_path!r} is not offered here.", "Others can be added with --adapter.")
+            return known[adapter_path]
+        return inspect_adapter(Path(adapter_path))
+
+
+def _with_unique_names(found: list[AdapterInfo]) -> tuple[AdapterInfo, ...]:
+    """Tell two adapters of one name apart by their parent folder: ``pirate`` and ``pirate (run-2)``."""
+    seen: dict[str, int] = {}
+    for info in found:
+        seen[info.name] = seen.get(info.name, 0) + 1
+    return tuple(
+        dataclasses.replace(info, name=f"{info.name} ({Path(info.path).parent.name})") if seen[info.name] > 1 else info
+        for info in found
+    )

@@ -1,0 +1,436 @@
+"""The nouns of the program, as frozen dataclasses; standard library only.
+
+Every surface builds a `GenerationRequest` and folds over the `GenerationEvent`s that come back. Requests and events are
+immutable, hashable where they serve as keys, and picklable, so that the engine may live in another process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from playground.errors import InvalidRequest
+
+Strategy = Literal["greedy", "sampling", "top_k", "beam_search"]
+Template = Literal["chat", "instruction", "raw"]
+FinishReason = Literal["stop", "length", "cancelled"]
+Phase = Literal["queued", "loading", "prefilling", "generating", "done"]
+Role = Literal["system", "user", "assistant"]
+Quantization = Literal["auto", "none", "int8", "int4", "nf4", "fp4"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+STRATEGIES: tuple[Strategy, ...] = ("greedy", "sampling", "top_k", "beam_search")
+TEMPLATES: tuple[Template, ...] = ("chat", "instruction", "raw")
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+QUANTIZATIONS: tuple[Quantization, ...] = ("auto", "none", "int8", "int4", "nf4", "fp4")
+DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16", "float16")
+SEED_LIMIT = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Knob:
+    """How one setting is shown and checked: sliders, REST limits, TOML checks and the README table are made from it.
+
+    ``high`` None means "up to the model's own limit".
+    """
+
+    label: str
+    help: str
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+
+
+def _knob(default: Any, label: str, help: str, low: float | None = None, high: float | None = None,
+          step: float | None = None) -> Any:  # fmt: skip
+    return field(default=default, metadata={"knob": Knob(label, help, low, high, step)})
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Every knob of one generation, with its bounds, step and help declared once, on the field.
+
+    Raises `InvalidRequest` when a value is outside its bounds: never a silent clamp.
+    """
+
+    strategy: Strategy = _knob(
+        "sampling",
+        "Strategy",
+        "How the next token is chosen: greedy takes the likeliest, sampling draws from the nucleus, top-k draws from "
+        "the k likeliest, beam search keeps several continuations and returns the best.",
+    )
+    temperature: float = _knob(
+        0.7,
+        "Temperature",
+        "Randomness. 0–0.3 factual, 0.4–0.7 balanced, 0.8–1.2 creative, above that experimental. 0 is greedy.",
+        0.0,
+        2.0,
+        0.05,
+    )
+    top_p: float = _knob(
+        0.9,
+        "Top p",
+        "Nucleus: draw only from the likeliest tokens whose probabilities add up to this. 1 is off.",
+        0.0,
+        1.0,
+        0.01,
+    )
+    top_k: int = _knob(50, "Top k", "Draw only from the k likeliest tokens. 0 is off.", 0, 1000, 1)
+    min_p: float = _knob(
+        0.0,
+        "Min p",
+        "Leave out tokens less likely than this share of the likeliest one. 0 is off.",
+        0.0,
+        1.0,
+        0.01,
+    )
+    max_new_tokens: int = _knob(
+        256, "Max new tokens", "The answer is cut after this many tokens; the page says so when it is.", 1, None, 1
+    )
+    repetition_penalty: float = _knob(
+        1.0,
+        "Repetition penalty",
+        "Makes tokens that were already used less likely. 1 is off, 1.1–1.3 mild, above 1.4 may hurt coherence.",
+        1.0,
+        2.0,
+        0.01,
+    )
+    penalize_prompt: bool = _knob(
+        False,
+        "Penalize the prompt too",
+        "Count the prompt's own tokens as repeated as well, as plain transformers does.",
+    )
+    presence_penalty: float = _knob(
+        0.0,
+        "Presence penalty",
+        "Subtracted once from every token that the answer already holds. Positive brings new topics.",
+        -2.0,
+        2.0,
+        0.05,
+    )
+    frequency_penalty: float = _knob(
+        0.0,
+        "Frequency penalty",
+        "Subtracted from a token once for each time that the answer already holds it.",
+        -2.0,
+        2.0,
+        0.05,
+    )
+    num_beams: int = _knob(5, "Beams", "How many continuations beam search keeps.", 1, 10, 1)
+    num_return_sequences: int = _knob(
+        1, "Answers", "How many answers to return for one prompt; more than one needs sampling or beams.", 1, 8, 1
+    )
+    stop: tuple[str, ...] = _knob(
+        (), "Stop sequences", "The answer ends before the first of these texts, which is not shown."
+    )
+    seed: int | None = _knob(
+        None, "Seed", "The same seed gives the same answer again. Empty draws a new one each time.", 0, SEED_LIMIT, 1
+    )
+    system_prompt: str = _knob(
+        "", "System prompt", "Sent before the conversation: who the model should be and how it should answer."
+    )
+    top_logprobs: int = _knob(
+        0, "Alternatives", "How many of the likeliest tokens to report at each position.", 0, 20, 1
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", _stop_sequences(self.stop))
+        for name, knob in knobs().items():
+            value = getattr(self, name)
+            _check_kind(name, value, self.__dataclass_fields__[name].default)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                _check_bounds(name, value, knob)
+        if self.strategy not in STRATEGIES:
+            raise InvalidRequest(f"Unknown strategy {self.strategy!r}.", f"Use one of {', '.join(STRATEGIES)}.")
+        self._check_sequences()
+
+    def _check_sequences(self) -> None:
+        n = self.num_return_sequences
+        if n == 1:
+            return
+        if self.strategy == "beam_search" and n > self.num_beams:
+            raise InvalidRequest(
+                f"{n} answers were asked for with {self.num_beams} beams.",
+                "Ask for at most as many as there are beams.",
+            )
+        if self.is_greedy:
+            raise InvalidRequest(
+                f"{n} answers were asked for with greedy decoding, which has only one.",
+                "Ask for one, or raise the temperature and use sampling.",
+            )
+
+    @property
+    def is_greedy(self) -> bool:
+        """True when the answer does not depend on a random draw (temperature 0 means greedy)."""
+        return self.strategy == "greedy" or (self.strategy in ("sampling", "top_k") and self.temperature == 0)
+
+    def replace(self, **changes: Any) -> GenerationSettings:
+        """A copy with some values changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+
+def knobs() -> dict[str, Knob]:
+    """Setting name → its `Knob`, in declaration order."""
+    return {f.name: f.metadata["knob"] for f in dataclasses.fields(GenerationSettings)}
+
+
+def _stop_sequences(value: Any) -> tuple[str, ...]:
+    items = (value,) if isinstance(value, str) else tuple(value or ())
+    if not all(isinstance(item, str) for item in items):
+        raise InvalidRequest(f"stop holds {value!r}.", "Stop sequences are texts.")
+    return tuple(item for item in items if item)
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Refuse a value of the wrong type: ints pass for floats, None only for the seed, a bool never for a number."""
+    if value is None and name == "seed":
+        return
+    expected: tuple[type, ...] = (int,) if name == "seed" else (type(default),)
+    if expected == (float,):
+        expected = (int, float)
+    wrong_bool = isinstance(value, bool) and bool not in expected
+    if wrong_bool or not isinstance(value, expected):
+        raise InvalidRequest(f"{name} is {value!r}.", f"It must be {_kind_name(expected[-1])}.")
+
+
+def _kind_name(kind: type) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", tuple: "a list of texts"}
+    return names[kind]
+
+
+def _check_bounds(name: str, value: float, knob: Knob) -> None:
+    low, high = knob.low, knob.high
+    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+        limit = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        raise InvalidRequest(f"{name} is {value!r}.", f"It must be {limit}.")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What to run: a base and the adapters on top of it; hashable, holds no secret.
+
+    ``base`` and each adapter are a local path or a hub id. ``adapters`` holds (adapter, scale) pairs; the empty tuple is
+    the base itself. ``backend`` names who runs it ("local", or a remote endpoint's name).
+    """
+
+    base: str
+    adapters: tuple[tuple[str, float], ...] = ()
+    quantization: Quantization = "auto"
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    backend: str = "local"
+
+    def __post_init__(self) -> None:
+        if not self.base.strip():
+            raise InvalidRequest("No model was named.", "Pick a model or type a path or hub id.")
+        if self.quantization not in QUANTIZATIONS:
+            raise InvalidRequest(
+                f"Unknown quantization {self.quantization!r}.", f"Use one of {', '.join(QUANTIZATIONS)}."
+            )
+        if self.dtype not in DTYPES:
+            raise InvalidRequest(f"Unknown dtype {self.dtype!r}.", f"Use one of {', '.join(DTYPES)}.")
+
+    def without_adapters(self) -> ModelSpec:
+        """The same base with nothing on top."""
+        return dataclasses.replace(self, adapters=())
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise InvalidRequest(f"Unknown role {self.role!r}.", f"Use one of {', '.join(ROLES)}.")
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One thing to generate: what to run, on which text, with which settings.
+
+    Give ``prompt`` (one user turn, or the text itself under the raw template) or ``messages``. A system message in
+    ``messages`` wins over ``settings.system_prompt``. ``prefill`` starts the assistant's reply and is not repeated in the
+    answer. ``chat_template_kwargs`` reach the model's own template (``enable_thinking`` and the like).
+    """
+
+    spec: ModelSpec
+    prompt: str | None = None
+    messages: tuple[Message, ...] = ()
+    settings: GenerationSettings = GenerationSettings()
+    template: Template = "chat"
+    prefill: str = ""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise InvalidRequest(f"Unknown template {self.template!r}.", f"Use one of {', '.join(TEMPLATES)}.")
+        if self.prompt is not None and self.messages:
+            raise InvalidRequest("Both a prompt and messages were given.", "Send one of them.")
+        texts = [self.prompt or ""] if not self.messages else [m.content for m in self.messages if m.role != "system"]
+        if not any(text.strip() for text in texts):
+            raise InvalidRequest("The prompt is empty.", "Write something, or pick an example.")
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a request stands. ``fraction`` (0–1) is None where no honest figure exists."""
+
+    phase: Phase
+    detail: str = ""
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """Running totals of one answer. Times are seconds since the request was submitted.
+
+    ``tokens_per_second`` is decode only: (completion tokens − 1) over the time since the first token.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    elapsed_s: float = 0.0
+    first_token_s: float | None = None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decode speed, or None before there is a second token."""
+        if self.first_token_s is None or self.completion_tokens < 2:
+            return None
+        decoding = self.elapsed_s - self.first_token_s
+        return (self.completion_tokens - 1) / decoding if decoding > 0 else None
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token; log-probabilities are the raw model's (natural log), before temperature and penalties.
+
+    ``text`` is the token alone, decoded: of an emoji split over several tokens it may hold a replacement character.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What really made an answer, enough to make it again: picklable, JSON-able with `dataclasses.asdict`.
+
+    ``base`` is the hub id or the folder's name, ``revision`` the hub's commit ("" for a local folder). ``adapters`` holds
+    (name, sha256 of its files, scale). ``seed`` is the one used, also when the request named none.
+    """
+
+    base: str
+    revision: str
+    adapters: tuple[tuple[str, str, float], ...]
+    quantization: str
+    dtype: str
+    device: str
+    template: Template
+    settings: GenerationSettings
+    seed: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class GenerationEvent:
+    """One piece of news about a request; self-sufficient.
+
+    ``text`` is what is new since the event before (of the same ``index``), ``stats`` are running totals, ``notice`` is a
+    sentence for the person (turns dropped, window reached). Exactly one event for each ``index`` carries
+    ``finish_reason``, and the stream's last event is one of them; it also carries ``provenance``.
+    """
+
+    status: Status
+    text: str = ""
+    tokens: tuple[Token, ...] = ()
+    stats: GenerationStats = GenerationStats()
+    notice: str = ""
+    index: int = 0
+    finish_reason: FinishReason | None = None
+    provenance: Provenance | None = None
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """The prompt as the model reads it. ``token_ids`` has shape [prompt_tokens]; ``window`` is the context in tokens."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    window: int
+    dropped_turns: int = 0
+    max_new_tokens: int = 0
+    notice: str = ""
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter directory says of itself, read from its JSON and safetensors headers only.
+
+    ``problems`` make it unusable, ``warnings`` do not; each is a sentence with a remedy.
+    """
+
+    path: str
+    name: str
+    base: str = ""
+    peft_type: str = ""
+    rank: int | None = None
+    target_modules: tuple[str, ...] = ()
+    bytes: int = 0
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter attached to a resident base. ``moves_logits`` is False for a no-op, which the page must shout about.
+
+    ``exclusive`` adapters cannot share a step with other rows and run through PEFT in a turn of their own.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    bytes: int
+    exclusive: bool
+    moves_logits: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ResidentInfo:
+    """A base model in memory. ``bytes`` are its weights; ``reason`` says why dtype, device and quantization were chosen."""
+
+    base: str
+    path: str
+    quantization: str
+    dtype: str
+    device: str
+    parameters: int
+    bytes: int
+    context_window: int
+    loaded_at: float
+    reason: str = ""
+    adapters: tuple[LoadedAdapter, ...] = ()
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Bytes on the engine's device: total and free as the system reports them, and what of it is ours."""
+
+    device: str
+    total: int
+    free: int
+    weights: int
+    adapters: int
+    kv_cache: int
+    process: int

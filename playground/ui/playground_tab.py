@@ -1,0 +1,290 @@
+"""The Playground tab: one prompt, one set of weights, the answer, and what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+from playground.config import AppConfig, UseCase
+from playground.errors import ContextOverflow, ModelNotLoaded, PlaygroundError
+from playground.services.generation import Generation
+from playground.services.models import Models
+from playground.types import TEMPLATES, GenerationRequest, GenerationSettings, ModelSpec, Template
+from playground.ui import texts, views
+from playground.ui.panels import (
+    AS_TYPED,
+    LIGHT,
+    LONG,
+    ModelPicker,
+    SettingsPanel,
+    Updates,
+    Values,
+    failure_of,
+    report,
+    resident_of,
+    show_html,
+)
+from playground.ui.topbar import TopBar
+
+UPDATE_SECONDS = 0.05  # a browser draws no more than this; the engine is never waited for
+LONGEST_PAUSE = 0.25  # that somebody closed the page is noticed at an update
+CHARACTERS_PER_SECOND = 40_000  # what a browser can draw afresh with room to spare: longer texts, fewer updates
+
+
+class PlaygroundTab:
+    """`render` makes the widgets inside the current tab, `listen` wires them."""
+
+    def __init__(self, config: AppConfig, models: Models, generation: Generation) -> None:
+        self._config = config
+        self._models = models
+        self._generation = generation
+        self.picker = ModelPicker(models, config)
+        self.panel = SettingsPanel(models, config)
+
+    # --- widgets ---
+
+    def render(self) -> None:
+        """Make the widgets: prompt and answer on the left, model and settings on the right."""
+        with gr.Row(elem_classes="tab-columns"):
+            with gr.Column(scale=2, min_width=320, elem_classes="main-column"):
+                self._render_prompt()
+                self._render_buttons()
+                self._render_answer()
+            with gr.Column(scale=1, min_width=300, elem_classes="side-column"):
+                with gr.Accordion("Model and adapter", open=True, elem_id="model-picker"):
+                    self.picker.render()
+                self.panel.render()
+
+    def _render_prompt(self) -> None:
+        cases = list(self._config.use_cases.values())
+        first = cases[0]
+        with gr.Row(elem_classes="prompt-options"):
+            self.use_case = gr.Dropdown(
+                [(case.label, case.key) for case in cases], value=first.key, label="Use case", elem_id="use-case",
+                min_width=120, elem_classes=["field", "inline"],
+            )  # fmt: skip
+            self.template = gr.Radio(
+                [(texts.TEMPLATES[name], name) for name in TEMPLATES], value=first.template, label="Template",
+                elem_id="template", min_width=120, elem_classes=["field", "inline", "segments"],
+            )  # fmt: skip
+        self.prompt = gr.Textbox(
+            label="Prompt", show_label=False, placeholder="Write a prompt, or pick an example below.", lines=4,
+            max_lines=14, autofocus=True, container=False, elem_id="prompt", elem_classes=["prompt-box"],
+        )  # fmt: skip
+        self.counter = show_html(views.prompt_counter(0), elem_id="counter")
+        with gr.Row(elem_classes="examples", elem_id="examples"):
+            most = max(len(case.examples) for case in cases)
+            self.examples = [self._example(first, position) for position in range(most)]
+
+    @staticmethod
+    def _example(case: UseCase, position: int) -> gr.Button:
+        text = case.examples[position] if position < len(case.examples) else ""
+        return gr.Button(text, visible=bool(text), size="sm", elem_classes="example", min_width=0)
+
+    def _render_buttons(self) -> None:
+        with gr.Row(elem_classes="buttons actions"):
+            self.generate = gr.Button("Generate", variant="primary", elem_id="generate", size="md", min_width=120)
+            self.stop = gr.Button("Stop", variant="stop", elem_id="stop", size="md", min_width=120, visible=False)
+            self.reset = gr.Button("Reset", elem_id="reset", size="md", min_width=90)
+            self.undo = gr.Button("Undo reset", elem_id="undo-reset", size="md", min_width=110, visible=False)
+            self.streaming = gr.Checkbox(
+                True, label="Stream the answer", container=False, elem_id="streaming", min_width=120
+            )
+
+    def _render_answer(self) -> None:
+        self.answer = gr.State(None)
+        self.before_reset = gr.State(None)
+        with gr.Column(elem_classes="answer-card", elem_id="answer-card"):
+            with gr.Tabs(elem_id="answer-tabs"):
+                with gr.Tab("Text"):
+                    self.text = gr.Markdown(
+                        texts.EMPTY_ANSWER, sanitize_html=True, line_breaks=True, latex_delimiters=[],
+                        elem_id="answer-text", elem_classes="answer-text",
+                    )  # fmt: skip
+                with gr.Tab("Raw"):
+                    self.raw = gr.Textbox(
+                        show_label=False, container=False, interactive=False, lines=12, max_lines=12, autoscroll=False,
+                        elem_id="answer-raw", elem_classes="answer-raw",
+                    )  # fmt: skip
+            self.copy = gr.Button("Copy", elem_id="copy", elem_classes="copy", size="sm", min_width=0)
+        self.status = show_html(views.answer_status(None), elem_id="answer-status")
+        with gr.Accordion("Rendered prompt", open=False, elem_id="rendered-prompt"):
+            self.preview = show_html(views.rendered_preview(None, texts.PREVIEW_NOT_LOADED), elem_id="preview")
+
+    # --- wiring ---
+
+    def listen(self, demo: gr.Blocks, bar: TopBar) -> None:
+        """Wire the widgets; ``bar`` shows the phase and which weights answer."""
+        self._bar = bar
+        self.picker.listen(demo, bar)
+        self.panel.listen(self.picker.model)
+        self._listen_run()
+        self._listen_prompt(demo)
+
+    def _listen_run(self) -> None:
+        inputs = [
+            self.prompt, self.template, self.use_case, self.streaming, *self.picker.selection, *self.panel.inputs,
+        ]  # fmt: skip
+        shown = [self.text, self.raw, self.status, self.generate, self.stop, *self._bar.status]
+        written = [*shown, self.answer, self.picker.failure, self.undo]
+        run = self.generate.click(self._run, inputs, written, trigger_mode="once", **LONG, **AS_TYPED)
+        stopping = self.stop.click(self._stopped, self.answer, shown, cancels=[run], **LIGHT)
+        listed = [event.then(self.picker.loaded_html, None, self.picker.loaded, **LIGHT) for event in (run, stopping)]
+        self.picker.changes = (*self.picker.changes, *listed)
+        saved = [self.prompt, self.text, self.raw, self.status, self.answer]
+        cleared = [*saved, self.before_reset, self.undo, self.generate, self.stop, *self._bar.status]
+        self.reset.click(self._reset, saved, cleared, cancels=[run], **LIGHT)
+        self.undo.click(self._undo, self.before_reset, [*saved, self.undo], **LIGHT)
+        self.copy.click(None, self.raw, None, js="(text) => window.playground.copy(text, 'Answer copied')")
+
+    def _listen_prompt(self, demo: gr.Blocks) -> None:
+        for example in self.examples:
+            example.click(None, example, self.prompt, js="(text) => text")
+        self.use_case.input(self._for_use_case, self.use_case, [self.template, *self.examples], **LIGHT)
+        counted = [self.prompt, self.template, *self.picker.selection, self.panel.widgets["system_prompt"]]
+        shown = [self.counter, self.preview]
+        edited = [self.prompt, self.template, self.panel.widgets["system_prompt"], self.picker.adapter]
+        edits = [widget.change for widget in edited]
+        gr.on(edits, self._count, counted, shown, trigger_mode="always_last", **LIGHT)
+        for event in self.picker.changes:
+            event.then(self._count, counted, shown, **LIGHT)
+
+    # --- answering ---
+
+    async def _run(
+        self, prompt: str, template: Template, use_case: str, streaming: bool,
+        model: str, adapter: str, quantization: str, *settings: Any,
+    ) -> AsyncIterator[Updates]:  # fmt: skip
+        """One answer, from the click to its last event. Closing this iterator closes the engine's, and so stops it."""
+        yield {**self._buttons(running=True), self.undo: gr.update(visible=False)}
+        answer = None
+        try:
+            spec = await asyncio.to_thread(self.picker.spec, model, adapter, quantization)
+            request = GenerationRequest(spec, prompt, settings=self.panel.settings(settings), template=template)
+            weights = await asyncio.to_thread(self.picker.weights, model, adapter, quantization, None)
+            answer = views.Answer(request, weights.label, code=use_case == "code_generation")
+            yield {self.answer: answer, self.text: "", self.raw: "", self.status: views.answer_status(answer)}
+            async with aclosing(self._stream(answer, streaming)) as stream:
+                async for updates in stream:
+                    yield updates
+            yield {self.picker.failure: None, **self._bar.shows("idle"), **self._buttons(running=False)}
+        except Exception as error:
+            yield {**self._failed(error, answer, model, adapter), **self._buttons(running=False)}
+
+    async def _stream(self, answer: views.Answer, streaming: bool) -> AsyncGenerator[Updates, None]:
+        """Fold the engine's events into ``answer``; show it as often as a browser can draw it, and at its end."""
+        shown_at, phase = 0.0, ""
+        async with aclosing(self._generation.astream(answer.request)) as events:
+            async for event in events:
+                answer.fold(event)
+                pause = min(max(UPDATE_SECONDS, answer.length / CHARACTERS_PER_SECOND), LONGEST_PAUSE)
+                if answer.running and time.monotonic() - shown_at < pause:
+                    continue
+                shown_at = time.monotonic()
+                updates = self._shown(answer, with_text=streaming or not answer.running)
+                now = "loading" if event.status.phase == "loading" else "generating"
+                if now != phase:
+                    phase = now
+                    updates |= self._bar.shows(phase)
+                yield updates
+
+    def _shown(self, answer: views.Answer, *, with_text: bool) -> Updates:
+        status = {self.status: views.answer_status(answer)}
+        return {self.text: answer.markdown, self.raw: answer.raw, **status} if with_text else status
+
+    def _buttons(self, *, running: bool) -> Updates:
+        """Generate and Stop take turns in one place, so nothing moves and nothing starts twice."""
+        return {self.generate: gr.update(visible=not running), self.stop: gr.update(visible=running)}
+
+    def _failed(self, error: Exception, answer: views.Answer | None, model: str, adapter: str) -> Updates:
+        """The sentence in a toast and in the status line; text that was already there stays."""
+        sentence = report(error)
+        updates: Updates = {
+            self.status: views.status_line("error", sentence, views.error_details(error)),
+            **self._bar.shows("error"),
+        }
+        if answer is not None:
+            answer.fail(sentence)
+            updates |= {self.text: answer.markdown, self.raw: answer.raw}
+        if isinstance(error, PlaygroundError) and error.code.startswith(("adapter", "model")):
+            updates[self.picker.failure] = failure_of(model, adapter, error)
+        return updates
+
+    def _stopped(self, answer: views.Answer | None) -> Updates:
+        """What Stop leaves behind: the text so far, and a line that says cancelled."""
+        idle = {**self._buttons(running=False), **self._bar.shows("idle")}
+        if answer is None or answer.error:
+            return idle
+        answer.cancel()
+        return {**self._shown(answer, with_text=True), **idle}
+
+    # --- the prompt and the page ---
+
+    async def _count(
+        self, prompt: str, template: Template, model: str, adapter: str, quantization: str, system_prompt: str
+    ) -> tuple[str, str]:
+        """Characters, tokens and share of the context; the prompt as the model will read it."""
+        return await asyncio.to_thread(self._look_at, prompt, template, model, adapter, quantization, system_prompt)
+
+    def _look_at(
+        self, prompt: str, template: Template, model: str, adapter: str, quantization: str, system_prompt: str
+    ) -> tuple[str, str]:
+        characters = len(prompt)
+        try:
+            spec = self.picker.spec(model, adapter, quantization)
+            resident = resident_of(self._models, spec)
+            if resident is None:
+                return views.prompt_counter(characters), views.rendered_preview(None, texts.PREVIEW_NOT_LOADED)
+            tokens = self._generation.count_tokens(spec, prompt)
+            if not prompt.strip():
+                counter = views.prompt_counter(characters, tokens, tokens, resident.context_window)
+                return counter, views.rendered_preview(None, texts.PREVIEW_EMPTY)
+            return self._rendered(spec, prompt, template, system_prompt, tokens, resident.context_window)
+        except ModelNotLoaded:  # the base is there, this adapter is not yet
+            return views.prompt_counter(characters), views.rendered_preview(None, texts.PREVIEW_NOT_LOADED)
+        except PlaygroundError as error:
+            return views.prompt_counter(characters), views.rendered_preview(None, str(error))
+
+    def _rendered(
+        self, spec: ModelSpec, prompt: str, template: Template, system_prompt: str, tokens: int, window: int
+    ) -> tuple[str, str]:
+        settings = GenerationSettings(system_prompt=system_prompt)
+        try:
+            rendered = self._generation.render(GenerationRequest(spec, prompt, settings=settings, template=template))
+        except ContextOverflow as error:
+            over = max(tokens, window + 1)
+            return views.prompt_counter(len(prompt), tokens, over, window), views.rendered_preview(None, str(error))
+        counter = views.prompt_counter(len(prompt), tokens, len(rendered.token_ids), rendered.window)
+        return counter, views.rendered_preview(rendered)
+
+    def _for_use_case(self, key: str) -> list[Any]:
+        """The use case's own template and examples."""
+        case = self._config.use_cases[key]
+        padded = [*case.examples, *[""] * (len(self.examples) - len(case.examples))]
+        return [case.template, *(gr.update(value=text, visible=bool(text)) for text in padded)]
+
+    def _reset(self, *saved: Any) -> Updates:
+        """Clear prompt and answer, keeping both for Undo; an answer that is still being written is stopped."""
+        prompt, *_, answer = saved
+        if answer is not None and not answer.error:
+            answer.cancel()
+            saved = (prompt, answer.markdown, answer.raw, views.answer_status(answer), answer)
+        return {
+            **self._buttons(running=False), **self._bar.shows("idle"),
+            self.prompt: "", self.text: texts.EMPTY_ANSWER, self.raw: "", self.answer: None,
+            self.status: views.status_line("idle", texts.RESET_DONE),
+            self.before_reset: saved, self.undo: gr.update(visible=True),
+        }  # fmt: skip
+
+    def _undo(self, saved: Values) -> Updates:
+        """Bring back what Reset cleared."""
+        prompt, text, raw, status, answer = saved
+        return {
+            self.prompt: prompt, self.text: text, self.raw: raw, self.status: status, self.answer: answer,
+            self.undo: gr.update(visible=False),
+        }  # fmt: skip

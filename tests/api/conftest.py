@@ -1,0 +1,78 @@
+"""The API over a scripted engine, in this process and on a real socket."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from playground.api import create_app
+from playground.api.gate import Gate
+from playground.config import AppConfig, load_config
+from playground.services.generation import Generation
+from playground.services.models import Models
+from tests.api.fake_engine import FakeEngine, Step
+
+HELLO = {"model": "starter", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.fixture(scope="session")
+def config() -> AppConfig:
+    return load_config()
+
+
+@pytest.fixture
+def fake() -> FakeEngine:
+    """The engine behind `client`; set its ``script`` before the request."""
+    return FakeEngine()
+
+
+@pytest.fixture
+def app(config: AppConfig, fake: FakeEngine) -> Gate:
+    """The API behind its gate, as `app.py` builds it, without the pages."""
+    return Gate(create_app(config, Models(fake, config), Generation(fake)))
+
+
+@pytest.fixture
+def client(app: Gate) -> Iterator[TestClient]:
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ask(client: TestClient, fake: FakeEngine) -> Callable[..., object]:
+    """Send a chat completion whose fields are laid over a minimal one; ``script`` replaces the engine's."""
+
+    def send(script: Iterable[Step] | None = None, **fields: object):
+        if script is not None:
+            steps = list(script)
+            fake.script = lambda: steps
+        return client.post("/v1/chat/completions", json=HELLO | fields)
+
+    return send
+
+
+@contextmanager
+def listening(app: object) -> Iterator[str]:
+    """``app`` served by uvicorn on a free port of this machine; its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def address(app: Gate) -> Iterator[str]:
+    with listening(app) as url:
+        yield url

@@ -1,0 +1,376 @@
+"""`POST /v1/chat/completions` over a scripted engine: shapes, refusals, failures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from fastapi.testclient import TestClient
+
+from playground.api import create_app
+from playground.api.openai import ServedModels
+from playground.api.schemas import ChatCompletionRequest
+from playground.config import ModelEntry
+from playground.errors import ContextOverflow, EngineFailure, InvalidRequest, ModelBusy, OutOfMemory, QueueFull
+from playground.services.generation import Generation
+from playground.services.models import Models
+from playground.types import GenerationSettings, Message, knobs
+from tests.api.fake_engine import LOADING, FakeEngine, end, text
+
+
+def events(response) -> list:
+    """The data of a stream's events, the end mark included."""
+    lines = [line[6:] for line in response.text.split("\n\n") if line.startswith("data: ")]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def refused(response, *words: str, status: int = 400) -> dict:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    for word in words:
+        assert word in error["message"]
+    return error
+
+
+def test_a_whole_answer(ask):
+    """A4: the object that OpenAI's clients parse, with true token counts."""
+    reply = ask().json()
+    assert reply.pop("id").startswith("chatcmpl-")
+    assert reply.pop("created") > 0
+    assert reply == {
+        "object": "chat.completion",
+        "model": "starter",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello there"},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+    }
+
+
+def test_a_streamed_answer_joins_to_the_whole_one(ask):
+    """A4, G5: role first, text deltas, the finish reason, the end mark; one id throughout."""
+    response = ask(stream=True)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, done = events(response)
+    assert done == "[DONE]"
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "Hello there"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_a_stream_ends_with_usage_when_asked(ask):
+    """A4: stream_options.include_usage: null in every chunk but the last, which has no choices."""
+    *chunks, usage, _ = events(ask(stream=True, stream_options={"include_usage": True}))
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert usage["choices"] == []
+    assert usage["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+
+
+def test_several_answers_keep_apart(ask):
+    """A4: n, with each answer's own finish reason."""
+    script = [text("a", index=0), text("x", index=1), end("length", "b", index=1), end("stop", "c", index=0)]
+    choices = ask(script, n=2).json()["choices"]
+    assert [(c["index"], c["message"]["content"], c["finish_reason"]) for c in choices] == [
+        (0, "ac", "stop"),
+        (1, "xb", "length"),
+    ]
+    streamed = events(ask(script, n=2, stream=True))[:-1]
+    for index, expected in enumerate(("ac", "xb")):
+        mine = [c["choices"][0] for c in streamed if c["choices"][0]["index"] == index]
+        assert "".join(choice["delta"].get("content", "") for choice in mine) == expected
+        assert [choice["finish_reason"] for choice in mine if choice["finish_reason"]] == [
+            choices[index]["finish_reason"]
+        ]
+
+
+def test_every_accepted_field_reaches_the_engine(ask, fake):
+    """A5: what is accepted has an effect."""
+    ask(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "One"}, {"type": "text", "text": "two"}]},
+            {"role": "assistant", "content": "Yes.", "refusal": None, "tool_calls": []},
+            {"role": "user", "content": "Go on."},
+        ],
+        temperature=0.5,
+        top_p=0.8,
+        top_k=7,
+        min_p=0.1,
+        max_tokens=9,
+        repetition_penalty=1.2,
+        presence_penalty=-1,
+        frequency_penalty=2,
+        stop="END",
+        seed=11,
+        n=3,
+        logprobs=True,
+        top_logprobs=4,
+        chat_template_kwargs={"enable_thinking": False},
+    )
+    (request,) = fake.requests
+    assert request.messages == (
+        Message("system", "Be brief."),
+        Message("user", "One\ntwo"),
+        Message("assistant", "Yes."),
+        Message("user", "Go on."),
+    )
+    assert request.settings == GenerationSettings(
+        temperature=0.5,
+        top_p=0.8,
+        top_k=7,
+        min_p=0.1,
+        max_new_tokens=9,
+        repetition_penalty=1.2,
+        presence_penalty=-1,
+        frequency_penalty=2,
+        stop=("END",),
+        seed=11,
+        num_return_sequences=3,
+        top_logprobs=4,
+    )
+    assert request.chat_template_kwargs == {"enable_thinking": False}
+
+
+def test_what_is_left_out_comes_from_the_models_recommended_settings(ask, fake):
+    """A4: a client that sets nothing gets what suits the model; one that sets something gets that."""
+    ask(model="starter", top_p=0.5, max_completion_tokens=3)
+    ask(model="gpt2")
+    recommended, plain = (request.settings for request in fake.requests)
+    assert (recommended.temperature, recommended.top_p, recommended.max_new_tokens) == (0.3, 0.5, 3)
+    assert plain == GenerationSettings()
+
+
+def test_a_greedy_recommendation_does_not_silence_a_clients_temperature(config):
+    """A5: temperature has an effect also where the model's own recommendation is greedy."""
+    sent = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    greedy = GenerationSettings(strategy="greedy")
+    assert ChatCompletionRequest(**sent).settings(greedy).is_greedy
+    assert not ChatCompletionRequest(**sent, temperature=0.8).settings(greedy).is_greedy
+
+
+def test_adapters_are_named_behind_the_base(ask, fake):
+    """A4: `base:adapter` is the base with that adapter, `base` is the base alone."""
+    ask(model="starter:pirate")
+    ask(model="starter")
+    with_adapter, alone = (request.spec for request in fake.requests)
+    ((path, scale),) = with_adapter.adapters
+    assert path.endswith("pirate")
+    assert scale == 1.0
+    assert with_adapter.without_adapters() == alone
+
+
+@pytest.mark.parametrize(
+    "model", ["starter:parrot", "starter:", "starter ", ":pirate", "parrot", "org/parrot", "/etc", ""]
+)
+def test_an_unknown_model_is_404_and_never_the_base(ask, fake, model):
+    """A4: their bug: a mistyped adapter was answered by the base. Nothing is looked up on disk or on a hub either."""
+    error = refused(ask(model=model), repr(model), status=404)
+    assert error["code"] == "model_not_found"
+    assert fake.requests == []
+
+
+NEUTRAL = {
+    "tools": [],
+    "tool_choice": "none",
+    "functions": [],
+    "logit_bias": {},
+    "user": "somebody",
+    "metadata": {"run": "1"},
+    "store": False,
+    "response_format": {"type": "text"},
+    "parallel_tool_calls": True,
+    "service_tier": "auto",
+    "modalities": ["text"],
+    "ignore_eos": False,
+    "min_tokens": 0,
+    "temperature": None,
+    "stop": None,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+}
+
+
+@pytest.mark.parametrize("field", NEUTRAL)
+def test_neutral_values_of_fields_that_we_lack_pass(ask, field):
+    """A5: clients send them without meaning anything by it."""
+    assert ask(**{field: NEUTRAL[field]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("logit_bias", {"5": 1}),
+        ("store", True),
+        ("response_format", {"type": "json_object"}),
+        ("modalities", ["audio"]),
+        ("ignore_eos", True),
+        ("min_tokens", 3),
+        ("parrot", 1),
+        ("parrot", None),
+        ("max_new_tokens", 5),
+    ],
+)
+def test_anything_else_is_refused_by_name(ask, fake, field, value):
+    """A5: nothing is accepted and then ignored."""
+    error = refused(ask(**{field: value}), field)
+    assert error["param"] == field
+    assert fake.requests == []
+
+
+FIELD = {"max_new_tokens": "max_tokens", "num_return_sequences": "n"}
+BOUNDS = [
+    (FIELD.get(name, name), bound)
+    for name, knob in knobs().items()
+    if name not in ("num_beams", "strategy")
+    for bound in ((knob.low - 1) if knob.low is not None else None, (knob.high + 1) if knob.high is not None else None)
+    if bound is not None
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BOUNDS)
+def test_bounds_are_those_of_the_settings(ask, fake, field, value):
+    """G4: out of bounds is an error that names the field, never a silent clamp."""
+    value = int(value) if float(value).is_integer() else value
+    assert refused(ask(logprobs=True, **{field: value}), field)["param"] == field
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"temperature": "0.5"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"seed": 1.5}, "seed"),
+        ({"n": 2, "temperature": 0}, "greedy"),
+        ({"top_logprobs": 2}, "logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream"),
+        ({"stream": True, "stream_options": {"parrot": 1}}, "parrot"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "differ"),
+        ({"stop": [1]}, "stop"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hello"}, "messages"),
+        ({"messages": [{"role": "user", "content": " "}]}, "empty"),
+        ({"messages": [{"role": "parrot", "content": "x"}]}, "role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
+        ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "name"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "image_url"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "tool_calls"),
+        ({"model": None}, "model"),
+        ({"model": 7}, "model"),
+    ],
+)
+def test_wrong_values_are_refused_in_a_sentence(ask, fake, fields, word):
+    """A5, G4: what is wrong is named, in OpenAI's shape."""
+    refused(ask(**fields), word)
+    assert fake.requests == []
+
+
+def test_a_body_that_is_not_json_is_refused(client):
+    """A5: OpenAI's shape for every error, this one included."""
+    for body in (b"{", b"[]", b"null", b"", b"\xff\xfe", b'"x"'):
+        refused(client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ContextOverflow("900 tokens, 512 fit.", "Shorten it."), 400, "context_length_exceeded"),
+        (InvalidRequest("No.", "Mend it."), 400, "invalid_request"),
+        (QueueFull("Full.", "Wait."), 503, "queue_full"),
+        (OutOfMemory("No room.", "Unload one."), 503, "out_of_memory"),
+        (ModelBusy("Busy.", "Wait."), 503, "model_busy"),
+        (EngineFailure("Broken.", "Try again."), 500, "engine_failure"),
+        (RuntimeError("secret path /root/x"), 500, "internal_error"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_failure_before_the_first_word_is_a_status(ask, fake, error, status, code, stream):
+    """G6, A7: also for a stream; 503 says when to come back; a bug tells nothing of the machine."""
+    response = ask([error], stream=stream)
+    refused(response, status=status)
+    assert response.json()["error"]["code"] == code
+    assert ("retry-after" in response.headers) == (status == 503)
+    assert "secret" not in response.text
+    assert fake.running == 0
+
+
+def test_a_failure_in_the_middle_of_a_stream_ends_it_with_the_error(ask, fake):
+    """G6: an error event, no end mark, nothing hangs; a bug's own words stay in the log."""
+    *chunks, last = events(ask([text("He"), EngineFailure("The engine failed.", "Try again.")], stream=True))
+    assert chunks[-1]["choices"][0]["delta"] == {"content": "He"}
+    assert last["error"]["message"] == "The engine failed. Try again."
+    *_, last = events(ask([text("He"), RuntimeError("secret")], stream=True))
+    assert (last["error"]["code"], "secret" in last["error"]["message"]) == ("internal_error", False)
+    assert fake.running == 0
+
+
+def test_a_failure_in_the_middle_of_a_whole_answer_is_a_status(ask):
+    """G6: half an answer is not an answer."""
+    refused(ask([text("He"), OutOfMemory("No room.", "Unload one.")]), "Unload one.", status=503)
+
+
+def test_a_slow_load_shows_signs_of_life(ask):
+    """G5: comments while the model loads, before any text."""
+    body = ask([LOADING, 0.25, LOADING, 0.25, LOADING, text("Hi"), end()], stream=True).text
+    assert body.count(": loading reading weights\n\n") == 3
+    assert body.index(": loading") < body.index('"Hi"')
+
+
+def test_a_notice_reaches_the_client(ask):
+    """G7: who left turns out says so, in a stream as a comment, in a whole answer as `notices`."""
+    script = [replace(text("Hi"), notice="2 old turns were left out."), end()]
+    assert ask(script).json()["notices"] == ["2 old turns were left out."]
+    assert ": 2 old turns were left out.\n\n" in ask(script, stream=True).text
+
+
+def test_models_lists_bases_and_their_adapters(client):
+    """A4: every name that a request may carry, in OpenAI's list shape."""
+    listed = client.get("/v1/models").json()
+    assert listed["object"] == "list"
+    parents = {model["id"]: model["parent"] for model in listed["data"]}
+    assert parents["starter"] is None
+    assert parents["starter:pirate"] == "starter"
+    assert {"gpt2", "qwen"} <= set(parents)
+    assert all(model["object"] == "model" and model["created"] > 0 for model in listed["data"])
+    assert client.get("/v1/models/starter:pirate").json()["id"] == "starter:pirate"
+    refused(client.get("/v1/models/starter:parrot"), "starter:parrot", status=404)
+
+
+def test_names_with_slashes_spaces_and_dots_work(config, tmp_path):
+    """A4: an added hub id or folder is its own name; their bug: an id with a slash could not be addressed."""
+    name = "Some Org/model v1.5"
+    fake = FakeEngine()
+    config = replace(config, models={**config.models, name: ModelEntry(name, name)})
+    client = TestClient(create_app(config, Models(fake, config), Generation(fake)), base_url="http://localhost")
+    assert client.get("/v1/models/Some%20Org/model%20v1.5").json()["id"] == name
+    body = {"model": name, "messages": [{"role": "user", "content": "Hello"}]}
+    assert client.post("/v1/chat/completions", json=body).json()["model"] == name
+
+
+def test_a_broken_adapter_is_not_listed_but_known(config, tmp_path):
+    """A4, G9: asking for it reaches the engine, which says what is wrong; it is not a name that does not exist."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "adapter_config.json").write_text("{", encoding="utf-8")
+    models = Models(FakeEngine(), replace(config, adapters=(str(broken),)))
+    served = ServedModels(models)
+    assert "starter:broken" not in [model.id for model in served.list().data]
+    assert served.resolve("starter:broken") == ("starter", "broken")
+
+
+def test_unknown_paths_and_methods_have_openais_shape_too(client):
+    """A4: also what no route answers."""
+    refused(client.get("/v1/parrot"), status=404)
+    refused(client.get("/v1/chat/completions"), status=405)

@@ -1,0 +1,162 @@
+"""The gate: who may come in, where a request goes, what a page may do."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from playground.api.gate import Gate
+from tests.api.conftest import HELLO
+
+LOCAL = [
+    "localhost",
+    "localhost:7860",
+    "LOCALHOST:1",
+    "127.0.0.1",
+    "127.0.0.1:9000",
+    "[::1]",
+    "[::1]:7860",
+    "127.8.0.1",
+]
+FOREIGN = [
+    "evil.com",
+    "evil.com:7860",
+    "localhost.evil.com",
+    "127.0.0.1.evil.com",
+    "192.168.1.5:7860",
+    "",
+    "[",
+    "evil.com@localhost",
+]
+
+
+def house(name: str) -> Starlette:
+    async def answer(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(f"{name} {len(await request.body())}")
+
+    async def socket(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.send_text(name)
+        await ws.close()
+
+    return Starlette(
+        routes=[Route("/{path:path}", answer, methods=["GET", "POST"]), WebSocketRoute("/{path:path}", socket)]
+    )
+
+
+def gate(**options: object) -> TestClient:
+    return TestClient(Gate(house("pages"), house("api"), **options), base_url="http://localhost:7860")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "house"),
+    [
+        ("/", "pages"),
+        ("/health", "api"),
+        ("/healthy", "pages"),
+        ("/v1/models", "api"),
+        ("/v1", "api"),
+        ("/v11", "pages"),
+        ("/docs", "api"),
+        ("/docs/swagger-ui.css", "api"),
+        ("/openapi.json", "api"),
+        ("/gradio_api/queue/join", "pages"),
+        ("/gradio_api/v1/models", "pages"),
+    ],
+)
+def test_each_path_goes_to_its_house(path, house):
+    """A4, R1: one port for the pages and the API, HTTP and WebSocket."""
+    client = gate()
+    assert client.get(path).text.startswith(house)
+    with client.websocket_connect(f"ws://localhost:7860{path}") as ws:
+        assert ws.receive_text() == house
+
+
+@pytest.mark.parametrize("host", LOCAL)
+def test_loopback_names_come_in_with_any_port(host):
+    """A6: port forwarding and IPv6 included."""
+    assert gate().get("/health", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+@pytest.mark.parametrize("path", ["/health", "/"])
+def test_a_foreign_name_for_this_machine_is_refused(host, path):
+    """A6: DNS rebinding: bound to loopback, the server answers to loopback names only."""
+    response = gate().get(path, headers={"Host": host})
+    assert response.status_code == 403
+    assert "localhost" in response.json()["error"]["message"]
+
+
+def test_bound_to_the_network_any_name_comes_in():
+    """A6: the machine's own name is not known to the server then."""
+    assert gate(bound_to="0.0.0.0").get("/health", headers={"Host": "my-server:7860"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.com", "http://localhost:3000", "null", "http://localhost:7860.evil.com", ""]
+)
+@pytest.mark.parametrize("bound_to", ["127.0.0.1", "0.0.0.0"])
+def test_another_sites_page_is_refused(origin, bound_to):
+    """A6: over HTTP and WebSocket, whatever the server is bound to."""
+    client = gate(bound_to=bound_to)
+    headers = {"Origin": origin}
+    for path in ("/v1/chat/completions", "/gradio_api/queue/join"):
+        assert client.post(path, headers=headers).status_code == 403
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect(f"ws://localhost:7860{path}", headers=headers),
+        ):
+            pass
+
+
+def test_the_pages_own_requests_come_in():
+    """A6: same origin, over HTTP and WebSocket."""
+    client, headers = gate(), {"Origin": "http://localhost:7860"}
+    assert client.post("/v1/chat/completions", headers=headers).status_code == 200
+    with client.websocket_connect("ws://localhost:7860/x", headers=headers) as ws:
+        assert ws.receive_text() == "pages"
+
+
+def test_a_link_from_another_site_may_be_followed_but_not_embedded():
+    """A6: browsers say so in Sec-Fetch-*."""
+    cross = {"Sec-Fetch-Site": "cross-site"}
+    assert gate().get("/", headers=cross | {"Sec-Fetch-Mode": "navigate"}).status_code == 200
+    assert gate().get("/v1/models", headers=cross | {"Sec-Fetch-Mode": "no-cors"}).status_code == 403
+
+
+def test_a_page_can_neither_fetch_nor_frame_nor_post_elsewhere():
+    """S3: the content security policy on pages; the API's own is tighter."""
+    page = gate().get("/").headers["content-security-policy"]
+    for directive in (
+        "connect-src 'self'",
+        "img-src 'self' data: blob:",
+        "frame-src 'self'",
+        "frame-ancestors 'self'",
+        "form-action 'self'",
+    ):
+        assert directive in page
+    assert "unsafe-eval" not in gate().get("/docs").headers["content-security-policy"]
+    assert (
+        "huggingface.co"
+        in gate(frame_ancestors="'self' https://huggingface.co").get("/").headers["content-security-policy"]
+    )
+
+
+def test_a_body_over_the_limit_is_413_however_it_is_sent(client):
+    """A6: with a length and in chunks, in OpenAI's shape."""
+    whole = b" " * (5 * 1024 * 1024)
+    for content in (whole, iter([whole[:3_000_000], whole[3_000_000:]])):
+        response = client.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
+        assert response.status_code == 413
+        assert "larger" in response.json()["error"]["message"]
+    assert client.post("/v1/chat/completions", json=HELLO).status_code == 200
+
+
+def test_uploads_to_the_pages_are_not_the_gates_business():
+    """P8: Gradio has a limit of its own for files."""
+    assert gate(max_body_bytes=10).post("/gradio_api/upload", content=b"x" * 100).text == "pages 100"

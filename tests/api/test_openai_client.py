@@ -1,0 +1,158 @@
+"""The official `openai` client, unmodified, against the real app with the bundled model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from playground.api import create_app
+from playground.config import load_config
+from playground.services.generation import Generation
+from playground.services.models import Models
+from tests.api.conftest import listening
+from tests.api.test_leaving import connected, wait_until
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def client(live_app) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{live_app.url}/v1", api_key="none", max_retries=0, timeout=100) as opened:
+        yield opened
+
+
+def test_models_list(client):
+    """A4: bases and `base:adapter` names."""
+    names = [model.id for model in client.models.list()]
+    assert {"starter", "starter:pirate"} <= set(names)
+    assert client.models.retrieve("starter:pirate").id == "starter:pirate"
+
+
+def test_an_answer_and_its_stream_are_the_same(client):
+    """A4, G5: deltas join to the whole answer; finish reason and token counts are true in both."""
+    asked = {"model": "starter", "messages": QUESTION, "temperature": 0, "max_tokens": 24}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    answer = whole.choices[0].message.content
+    assert answer
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == answer
+    reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
+    assert reasons == [whole.choices[0].finish_reason]
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+
+
+def test_an_adapters_name_answers_with_the_adapter(client):
+    """A4, G2: the same greedy question, another voice."""
+    answers = [
+        client.chat.completions.create(model=name, messages=QUESTION, temperature=0, max_tokens=24)
+        for name in ("starter", "starter:pirate", "starter")
+    ]
+    base, pirate, again = (answer.choices[0].message.content for answer in answers)
+    assert base == again
+    assert pirate != base
+    assert answers[1].model == "starter:pirate"
+
+
+def test_an_unknown_name_is_not_found(client):
+    """A4: never the base."""
+    for name in ("starter:parrot", "parrot"):
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.chat.completions.create(model=name, messages=QUESTION)
+        assert caught.value.code == "model_not_found"
+
+
+def test_a_seed_gives_the_same_answer_again(client):
+    """A4, G3: whatever the temperature."""
+    asked = {"model": "starter", "messages": QUESTION, "temperature": 1.5, "seed": 5, "max_tokens": 12}
+    first, second = (client.chat.completions.create(**asked).choices[0].message.content for _ in range(2))
+    assert first == second
+
+
+def test_a_stop_sequence_is_not_shown(client):
+    """A4, G5: the answer ends before it, in a stream as well."""
+    asked = {"model": "starter", "messages": QUESTION, "temperature": 0, "max_tokens": 24}
+    text = client.chat.completions.create(**asked).choices[0].message.content
+    stop = text[5:8]
+    cut = client.chat.completions.create(**asked, stop=[stop])
+    assert cut.choices[0].message.content == text[: text.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+    streamed = client.chat.completions.create(**asked, stop=[stop], stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == text[: text.index(stop)]
+
+
+def test_length_is_told_and_counted(client):
+    """A4, G5: cut after max_tokens, which the client can see."""
+    cut = client.chat.completions.create(model="starter", messages=QUESTION, max_tokens=3)
+    assert (cut.choices[0].finish_reason, cut.usage.completion_tokens) == ("length", 3)
+
+
+def test_several_answers_and_their_log_probabilities(client):
+    """A4: n, logprobs, top_logprobs; a token's own log-probability is never above the likeliest one's."""
+    reply = client.chat.completions.create(
+        model="starter", messages=QUESTION, n=3, temperature=1.2, max_tokens=6, logprobs=True, top_logprobs=2
+    )
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
+    assert reply.usage.completion_tokens == sum(len(choice.logprobs.content) for choice in reply.choices)
+    for choice in reply.choices:
+        for token in choice.logprobs.content:
+            assert len(token.top_logprobs) == 2
+            assert token.logprob <= token.top_logprobs[0].logprob + 1e-6 <= 1e-5
+
+
+def test_vllms_extra_fields_pass_through_the_client(client):
+    """A4: top_k 1 is greedy at any temperature."""
+    asked = {"model": "starter", "messages": QUESTION, "max_tokens": 16}
+    greedy = client.chat.completions.create(**asked, temperature=0)
+    narrow = client.chat.completions.create(**asked, temperature=2, extra_body={"top_k": 1, "min_p": 0.0})
+    assert narrow.choices[0].message.content == greedy.choices[0].message.content
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_over_long_prompt_is_an_error_and_not_a_hang(client, stream):
+    """G6: their bug: an over-long prompt hung the stream for ever."""
+    messages = [{"role": "user", "content": "word " * 20_000}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="starter", messages=messages, stream=stream)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_more_tokens_than_the_window_end_with_length(client):
+    """G7: a limit that no window holds is not an error."""
+    reply = client.chat.completions.create(
+        model="starter", messages=QUESTION, max_tokens=10**12, stop=[" "], temperature=0
+    )
+    assert reply.choices[0].finish_reason in ("stop", "length")
+
+
+def test_unknown_fields_are_refused_by_name(client):
+    """A5: through the client as well."""
+    with pytest.raises(openai.BadRequestError, match="parrot"):
+        client.chat.completions.create(model="starter", messages=QUESTION, extra_body={"parrot": 1})
+
+
+def test_clients_that_leave_free_their_rows(engine):
+    """A7, G6: on the real engine: eight answers that nobody reads on, streamed and whole, are gone."""
+    config = load_config()
+    body = {"max_tokens": 100_000, "temperature": 2}
+    with listening(create_app(config, Models(engine, config), Generation(engine))) as address:
+        leaving = [connected(address, stream=bool(number % 2), **body) for number in range(8)]
+        wait_until(lambda: engine.activity()[0] > 0, limit_s=60)
+        for connection in leaving:
+            connection.close()
+        wait_until(lambda: engine.activity() == (0, 0))
+
+
+def test_pages_and_api_share_one_port_and_one_engine(live_app, client):
+    """R1, A4: the page, its policy, and the model that the API has loaded."""
+    page = httpx.get(live_app.url)
+    assert "gradio" in page.text
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
+    client.chat.completions.create(model="starter", messages=QUESTION, max_tokens=1)
+    health = httpx.get(f"{live_app.url}/health").json()
+    assert (health["models_loaded"], health["status"]) == (1, "healthy")
+    assert httpx.get(live_app.url, headers={"Host": "evil.com"}).status_code == 403
+    assert httpx.get(live_app.url, headers={"Origin": "http://evil.com"}).status_code == 403

@@ -1,0 +1,93 @@
+"""Events on the wire, without HTTP."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from playground.api import wire
+from playground.errors import EngineFailure
+from playground.types import GenerationEvent, Status, Token
+from tests.api.fake_engine import LOADING, end, text
+
+REPLY = wire.Reply("chatcmpl-1", 7, "starter:pirate")
+
+
+def parsed(line: str) -> dict:
+    assert line.startswith("data: ")
+    assert line.endswith("\n\n")
+    return json.loads(line[6:])
+
+
+def test_the_first_chunk_of_each_answer_names_the_role():
+    """A4: clients read the role from the first chunk."""
+    first, second = (parsed(line) for line in wire.opening(REPLY, 2))
+    assert first["choices"][0] == {
+        "index": 0,
+        "delta": {"role": "assistant", "content": ""},
+        "logprobs": None,
+        "finish_reason": None,
+    }
+    assert second["choices"][0]["index"] == 1
+    assert first["object"] == "chat.completion.chunk"
+    assert (first["id"], first["created"], first["model"]) == ("chatcmpl-1", 7, "starter:pirate")
+
+
+def test_text_and_the_end_travel_in_chunks_of_their_own():
+    """A4, G5: one chunk for the text, then one that carries the finish reason and no text."""
+    first, last = (parsed(line)["choices"][0] for line in wire.progress(REPLY, end("length", "mate")))
+    assert (first["delta"], first["finish_reason"]) == ({"content": "mate"}, None)
+    assert (last["delta"], last["finish_reason"]) == ({}, "length")
+
+
+def test_while_nothing_is_written_a_comment_keeps_the_line_alive():
+    """G5: progress of a load is a comment, which OpenAI's clients skip."""
+    assert list(wire.progress(REPLY, LOADING)) == [": loading reading weights\n\n"]
+
+
+def test_a_notice_cannot_break_out_of_its_comment():
+    """S3: line breaks in a comment would start an event of their own."""
+    event = GenerationEvent(Status("prefilling"), notice="two turns\n\ndata: {}")
+    assert next(wire.progress(REPLY, event)) == ": two turns data: {}\n\n"
+
+
+def test_logprobs_have_openais_shape_and_no_false_bytes():
+    """A4: a token that is only part of a character has no bytes of its own to show."""
+    tokens = (Token(1, "Hé", -0.5, ((1, "Hé", -0.5), (2, "\ufffd", -1.5))),)
+    reply = wire.Reply("x", 0, "starter", logprobs=True)
+    chunk = parsed(next(wire.progress(reply, text("Hé", tokens=tokens))))
+    assert chunk["choices"][0]["logprobs"]["content"] == [
+        {
+            "token": "Hé",
+            "logprob": -0.5,
+            "bytes": [72, 195, 169],
+            "top_logprobs": [
+                {"token": "Hé", "logprob": -0.5, "bytes": [72, 195, 169]},
+                {"token": "\ufffd", "logprob": -1.5, "bytes": None},
+            ],
+        }
+    ]
+
+
+def test_usage_counts_the_prompt_once_and_the_answers_together():
+    """A4: true token counts, also for several answers."""
+    answers = wire.Answers(2)
+    for event in (text("a", 3, 0), text("b", 1, 1), end("stop", "", 4, 0), end("length", "", 2, 1)):
+        answers.add(event)
+    assert answers.usage() == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+
+
+def test_the_usage_chunk_comes_last_and_only_when_asked_for():
+    """A4: stream_options.include_usage."""
+    answers = wire.Answers(1)
+    answers.add(end())
+    assert list(wire.closing(REPLY, answers)) == [wire.DONE]
+    usage, done = wire.closing(wire.Reply("x", 0, "starter", usage=True), answers)
+    assert (parsed(usage)["choices"], parsed(usage)["usage"]["total_tokens"], done) == ([], 7, wire.DONE)
+
+
+def test_an_answer_that_the_server_gave_up_is_an_error_and_not_a_stop():
+    """G5: a finish reason is true or there is none."""
+    with pytest.raises(EngineFailure, match="cut off"):
+        wire.Answers(1).add(end("cancelled"))

@@ -1,0 +1,130 @@
+"""A real browser on the real app, and on pages of this process where a test must look inside the engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from playground.config import ROOT, AppConfig, load_config, prepare_process
+from playground.local_inference import LocalInference
+from playground.services.generation import Generation
+from playground.services.models import Models
+from tests.conftest import LiveApp
+
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-quic --no-first-run "
+    "--disable-component-update --disable-sync"
+)
+ANSWER_LIMIT_MS = 80_000  # a first answer imports torch and loads the model; only a hang takes this long
+NOT_OURS = ("svelte-i18n",)  # what Gradio's own scripts print on every page
+
+
+@pytest.fixture(scope="package")  # not longer: it holds an event loop that other tests need free
+def chromium(browser_path: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=QUIET.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    """Serve the pages over an engine in this process; the address. Closed after the browser has left."""
+    demos = []
+
+    def start(engine: LocalInference, config: AppConfig | None = None) -> str:
+        prepare_process()
+        from playground.ui.app import build, launch_options
+
+        config = config or load_config()
+        demo = build(config, Models(engine, config), Generation(engine))
+        demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+        demos.append(demo)
+        return str(demo.local_url)
+
+    yield start
+    for demo in demos:
+        demo.close(verbose=False)
+
+
+@pytest.fixture(scope="package")
+def warm(chromium: Browser) -> Iterator[BrowserContext]:
+    """One context for most tests: Gradio's hundreds of files are fetched once. A page load is a visitor of its own."""
+    context = chromium.new_context(locale="en-US", color_scheme="light")
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def visit(chromium: Browser, warm: BrowserContext, serve: Callable[..., str]) -> Iterator[Callable[..., Page]]:
+    """Open a page as a new visitor. Afterwards it must have said nothing in the console and asked nobody else."""
+    pages, complaints = [], []
+
+    def open_page(url: str, width: int = 1400, height: int = 950) -> Page:
+        page = warm.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.on("pageerror", lambda error: complaints.append(f"script error: {error}"))
+        page.on("console", lambda message: complaints.append(message.text) if _is_complaint(message) else None)
+        page.on("request", lambda request: complaints.append(request.url) if _leaves(request.url, url) else None)
+        page.goto(url)
+        expect(page.locator("#chips .chip").first).to_be_visible(timeout=30_000)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+def _is_complaint(message) -> bool:
+    return message.type in ("error", "warning") and not any(word in message.text for word in NOT_OURS)
+
+
+def _leaves(requested: str, url: str) -> bool:
+    return not requested.startswith((url.rstrip("/"), "data:", "blob:"))
+
+
+@pytest.fixture
+def page(visit: Callable[..., Page], live_app: LiveApp) -> Page:
+    """The Playground in the real app."""
+    return visit(live_app.url)
+
+
+@pytest.fixture(scope="session")
+def endless_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter with another end token, one it never writes: its answers run to their limit."""
+    folder = tmp_path_factory.mktemp("models") / "endless"
+    shutil.copytree(ROOT / "assets" / "models" / "starter", folder)
+    for name, changes in (
+        ("config.json", {"eos_token_id": 0}),
+        ("generation_config.json", {"eos_token_id": 0}),
+        ("tokenizer_config.json", {"eos_token": "<|endoftext|>"}),
+    ):
+        content = json.loads((folder / name).read_text(encoding="utf-8")) | changes
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def ask(page: Page, prompt: str) -> None:
+    """Write a prompt and press Generate."""
+    page.locator("#prompt textarea").fill(prompt)
+    generate(page)
+
+
+def generate(page: Page) -> None:
+    """Press Generate; the line under an earlier answer is taken away first, so that `finished` waits for the new one."""
+    page.evaluate("document.querySelectorAll('button.stats').forEach(line => line.remove())")
+    page.locator("#generate").click()
+
+
+def finished(page: Page) -> str:
+    """Wait for the answer's end; its exact text."""
+    expect(page.locator("button.stats").first).to_be_visible(timeout=ANSWER_LIMIT_MS)
+    expect(page.locator("#generate")).to_be_visible()
+    return page.locator("#answer-text").inner_text().strip()

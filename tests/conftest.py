@@ -1,0 +1,95 @@
+"""What several groups of tests share: the app as a process of its own, the engine, and a browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from playground.config import prepare_process
+from playground.local_inference import LocalInference
+
+prepare_process()
+ROOT = Path(__file__).resolve().parent.parent
+START_LIMIT_S = 90
+STOP_LIMIT_S = 20
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@dataclass
+class LiveApp:
+    """A running app: its address, its process and what it has printed so far."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def printed(self) -> str:
+        """Everything on stdout and stderr."""
+        return self.log.read_text(encoding="utf-8")
+
+
+@contextmanager
+def started_app(directory: Path, *options: str) -> Iterator[LiveApp]:
+    """`app.py` in a process of its own on a free port, offline, answering /health; stopped at the end."""
+    log = directory / "app.log"
+    command = [sys.executable, "app.py", "--port", "0", "--data-dir", str(directory / "data"), *options]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    try:
+        yield LiveApp(_answering(process, log), process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answering(process: subprocess.Popen[bytes], log: Path) -> str:
+    """The address that the process has printed, once it answers there."""
+    limit = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < limit and process.poll() is None:
+        found = re.search(r"running on (http://[^\s/]+)", log.read_text(encoding="utf-8"))
+        if found and httpx.get(f"{found[1]}/health", timeout=10).is_success:
+            return found[1]
+        time.sleep(0.1)
+    raise RuntimeError(f"The app did not start:\n{log.read_text(encoding='utf-8')}")
+
+
+@pytest.fixture(scope="session")
+def live_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApp]:
+    """The real app with the bundled starter model, shared by all tests that only look at it from outside."""
+    with started_app(tmp_path_factory.mktemp("live_app")) as app:
+        yield app
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[LocalInference]:
+    """The real engine in this process, shared; tests that unload or close take one of their own."""
+    real = LocalInference()
+    yield real
+    real.close()
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """The system's Chromium or Chrome. Without one the tests that need it are left out, but never in CI."""
+    for name in BROWSERS:
+        if path := shutil.which(name):
+            return path
+    if os.environ.get("CI"):
+        pytest.fail("No Chromium or Chrome was found; `make browser` installs one.")
+    pytest.skip("No Chromium or Chrome was found; `make browser` says how to get one.")

@@ -1,0 +1,51 @@
+"""G5: a slow reader loses nothing and holds nobody up."""
+
+from __future__ import annotations
+
+import pytest
+
+from playground.errors import EngineFailure
+from playground.local_inference.mailbox import Mailbox
+from playground.types import GenerationEvent, GenerationStats, Status, Token
+
+
+def _event(text: str, count: int, index: int = 0, **more: object) -> GenerationEvent:
+    token = Token(count, text, -0.5)
+    stats = GenerationStats(3, count)
+    return GenerationEvent(Status("generating"), text, (token,), stats, index=index, **more)  # type: ignore[arg-type]
+
+
+def test_what_a_slow_reader_missed_arrives_joined() -> None:
+    """G5."""
+    calls: list[int] = []
+    mailbox = Mailbox(1, lambda: calls.append(1))
+    for count, text in enumerate(("a", "b", "c"), 1):
+        mailbox.put(_event(text, count, notice="once" if count == 1 else ""))
+    (event,) = mailbox.take()
+    assert (event.text, len(event.tokens), event.stats.completion_tokens, event.notice) == ("abc", 3, 3, "once")
+    assert calls == [1], "one wake-up for a whole unread batch"
+    assert mailbox.take() == []
+
+
+def test_answers_are_kept_apart() -> None:
+    """G3: several answers of one request."""
+    mailbox = Mailbox(2, lambda: None)
+    for index, text in ((0, "a"), (1, "x"), (0, "b")):
+        mailbox.put(_event(text, 1, index))
+    assert {event.index: event.text for event in mailbox.take()} == {0: "ab", 1: "x"}
+    mailbox.put(_event("", 2, 0, finish_reason="stop"))
+    mailbox.take()
+    assert not mailbox.finished
+    mailbox.put(_event("", 2, 1, finish_reason="stop"))
+    mailbox.take()
+    assert mailbox.finished
+
+
+def test_what_was_said_before_an_error_is_read_first() -> None:
+    """G6."""
+    mailbox = Mailbox(1, lambda: None)
+    mailbox.put(_event("a", 1))
+    mailbox.put(EngineFailure("Broken."))
+    assert [event.text for event in mailbox.take()] == ["a"]
+    with pytest.raises(EngineFailure, match="Broken"):
+        mailbox.take()

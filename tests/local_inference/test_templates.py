@@ -1,0 +1,123 @@
+"""G7: what the model reads, with tokenizers made here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from playground.errors import ContextOverflow, InvalidRequest
+from playground.local_inference.templates import end_of_turn_ids, extra_stops, render_prompt
+from playground.types import GenerationRequest, GenerationSettings, Message, ModelSpec
+
+from .conftest import STARTER, chat_ids
+
+SPEC = ModelSpec("starter")
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+WITH_BOS = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+THINKING = "{{ messages[0].content }}{% if enable_thinking is defined and not enable_thinking %}<no-think>{% endif %}"
+
+
+@pytest.fixture
+def own() -> Any:
+    """A tokenizer that a test may change."""
+    return AutoTokenizer.from_pretrained(STARTER)
+
+
+def _request(prompt: str = "Hi", **changes: Any) -> GenerationRequest:
+    return replace(GenerationRequest(SPEC, prompt), **changes)
+
+
+def test_chat_is_the_models_own_template(own: Any) -> None:
+    """G7: the ids are transformers' own."""
+    rendered = render_prompt(_request("Hello!"), own, 1024)
+    assert list(rendered.token_ids) == chat_ids(own, "Hello!")
+
+
+def test_one_bos_never_two(own: Any) -> None:
+    """G7: under every template, whether the template, the tokenizer or the person wrote it."""
+    own.chat_template = WITH_BOS
+    own.bos_token = "<|im_start|>"
+    bos = own.bos_token_id
+    for template, prompt in (("chat", "Hi"), ("raw", "Hi"), ("raw", "<|im_start|>Hi"), ("instruction", "Hi")):
+        ids = render_prompt(_request(prompt, template=template), own, 1024).token_ids
+        assert ids.count(bos) <= 1, (template, prompt)
+    assert render_prompt(_request("Hi"), own, 1024).token_ids[0] == bos
+
+
+def test_the_system_prompt_reaches_the_model(own: Any) -> None:
+    """G4: and a system message in the conversation wins over it."""
+    settings = GenerationSettings(system_prompt="Be brief.")
+    assert "Be brief." in render_prompt(_request(settings=settings), own, 1024).text
+    turns = (Message("system", "Be long."), Message("user", "Hi"))
+    both = GenerationRequest(SPEC, messages=turns, settings=settings)
+    text = render_prompt(both, own, 1024).text
+    assert "Be long." in text
+    assert "Be brief." not in text
+
+
+def test_a_template_without_a_system_role_keeps_the_system_prompt_and_says_so(own: Any) -> None:
+    """G7: never dropped in silence."""
+    own.chat_template = NO_SYSTEM
+    rendered = render_prompt(_request(settings=GenerationSettings(system_prompt="Be brief.")), own, 1024)
+    assert rendered.text.startswith("[user] Be brief.\n\nHi")
+    assert "no system role" in rendered.notice
+
+
+def test_a_template_that_refuses_says_so(own: Any) -> None:
+    """G6: the template's own words, and what to do."""
+    own.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InvalidRequest, match=r"roles must alternate.*raw template"):
+        render_prompt(_request(), own, 1024)
+
+
+def test_template_switches_reach_the_template(own: Any) -> None:
+    """G7: enable_thinking."""
+    own.chat_template = THINKING
+    assert "<no-think>" in render_prompt(_request(chat_template_kwargs={"enable_thinking": False}), own, 1024).text
+    assert "<no-think>" not in render_prompt(_request(), own, 1024).text
+
+
+def test_instruction_and_raw_are_what_they_say(own: Any) -> None:
+    """P2: the template selector has an effect."""
+    assert "### Instruction:\nHi\n\n### Response:\n" in render_prompt(_request(template="instruction"), own, 1024).text
+    assert render_prompt(_request(template="raw"), own, 1024).text == "Hi"
+
+
+def test_a_prefill_is_read_as_the_beginning_of_the_answer(own: Any) -> None:
+    """F1's engine side."""
+    text = render_prompt(_request(prefill="Arr,"), own, 1024).text
+    assert text.endswith("assistant\nArr,")
+
+
+def test_what_does_not_fit_is_dropped_from_the_oldest_on(own: Any) -> None:
+    """G7: as few turns as needed, a user turn first."""
+    turns = tuple(Message("user" if at % 2 == 0 else "assistant", f"turn {at} " + "word " * 20) for at in range(21))
+    request = GenerationRequest(SPEC, messages=turns, settings=GenerationSettings(max_new_tokens=10))
+    whole = len(render_prompt(request, own, 100_000).token_ids)
+    rendered = render_prompt(request, own, whole // 2)
+    assert rendered.dropped_turns % 2 == 0
+    assert f"turn {rendered.dropped_turns} " in rendered.text
+    assert f"turn {rendered.dropped_turns - 1} " not in rendered.text
+    assert whole // 2 - len(rendered.token_ids) < 3 * (whole // 21)
+    assert str(rendered.dropped_turns) in rendered.notice
+
+
+def test_one_turn_that_is_too_long_is_an_error_with_figures(own: Any) -> None:
+    """G7: also as the last of many."""
+    turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "word " * 300))
+    with pytest.raises(ContextOverflow, match=r"has \d+ tokens.*at most 100"):
+        render_prompt(GenerationRequest(SPEC, messages=turns), own, 100)
+
+
+def test_the_turns_end_token_is_found(own: Any) -> None:
+    """FACTS: 'never stops' is a wrong end token."""
+    assert end_of_turn_ids(own) == {own.convert_tokens_to_ids("<|im_end|>")}
+    own.chat_template = WITH_BOS
+    assert end_of_turn_ids(own) == set()
+    assert extra_stops(_request(), own) == ()

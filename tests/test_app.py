@@ -1,0 +1,256 @@
+"""`app.py` and the command line: starting, stopping, refusing, and what is not loaded meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from playground.__main__ import main as command_line
+from playground.config import environment_overrides, load_config
+from playground.errors import AdapterInvalid, ModelNotFound
+from playground.services.models import Models
+from tests.api.fake_engine import FakeEngine
+from tests.conftest import ROOT, started_app
+
+OPTIONS = ("host", "port", "data-dir", "config", "model", "adapter", "device", "dtype", "quantization", "preload")
+FIRST_PAGE = """
+import json, socket, sys
+strangers = []
+connect, look_up = socket.socket.connect, socket.getaddrinfo
+def recording_connect(self, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1"):
+        strangers.append(str(address))
+    return connect(self, address)
+def recording_look_up(host, *rest, **more):
+    if host not in ("127.0.0.1", "localhost", "::1", None, ""):
+        strangers.append(str(host))
+    return look_up(host, *rest, **more)
+socket.socket.connect, socket.getaddrinfo = recording_connect, recording_look_up
+import app, httpx, os
+port = app.free_port("127.0.0.1", 0)
+app.demo.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+url = app.demo.local_url
+page = httpx.get(url)
+report = {
+    "page": page.status_code,
+    "policy": "connect-src 'self'" in page.headers["content-security-policy"],
+    "health": httpx.get(url + "health").json()["status"],
+    "models": httpx.get(url + "v1/models").json()["object"],
+    "foreign": httpx.get(url, headers={"Host": "evil.com"}).status_code,
+    "heavy": [name for name in ("torch", "transformers", "peft", "bitsandbytes", "datasets") if name in sys.modules],
+    "strangers": strangers,
+}
+print(json.dumps(report), flush=True)
+os._exit(0)
+"""
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
+        check=False,
+    )
+
+
+def test_help_lists_what_works_and_nothing_else():
+    """R1: an option that does nothing yet is not accepted."""
+    listed = run("app.py", "--help")
+    assert listed.returncode == 0
+    for option in OPTIONS:
+        assert f"--{option}" in listed.stdout
+    assert "--share" not in listed.stdout
+    refused = run("app.py", "--share")
+    assert (refused.returncode, "--share" in refused.stderr) == (2, True)
+
+
+def test_every_option_is_an_environment_variable_too(tmp_path):
+    """R1: PLAYGROUND_*, and PORT; lists are split at commas."""
+    values = {
+        "config": str(ROOT / "configs" / "playground.toml"),
+        "host": "0.0.0.0",
+        "port": "7001",
+        "data-dir": str(tmp_path),
+        "model": "org/a,org/b",
+        "adapter": "x",
+        "device": "cpu",
+        "dtype": "float32",
+        "quantization": "nf4",
+        "preload": "1",
+    }
+    assert set(values) == set(OPTIONS)
+    environ = {f"PLAYGROUND_{name.upper().replace('-', '_')}": value for name, value in values.items()}
+    config = load_config(overrides=environment_overrides(environ))
+    assert (config.host, config.port, config.data_dir) == ("0.0.0.0", 7001, tmp_path)
+    assert (config.device, config.dtype, config.quantization, config.preload) == ("cpu", "float32", "nf4", True)
+    assert list(config.models)[-2:] == ["org/a", "org/b"]
+    assert config.adapters == ("x",)
+    assert load_config(overrides=environment_overrides({"PORT": "7002"})).port == 7002
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch):
+    """R1: what was typed last counts; --model and --adapter repeat."""
+    import app
+
+    monkeypatch.setenv("PLAYGROUND_PORT", "7001")
+    monkeypatch.setenv("PLAYGROUND_DEVICE", "cuda")
+    given = app.arguments(["--port", "7002", "--model", "a", "--model", "b"])
+    assert (given["port"], given["device"], given["model"]) == (7002, "cuda", ["a", "b"])
+    assert "preload" not in given
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--config", "/nowhere.toml"], ["/nowhere.toml", "--config"]),
+        (["--port", "99999"], ["99999", "65535"]),
+        (["--host", "no.such.host.invalid"], ["no.such.host.invalid", "Cannot listen"]),
+    ],
+)
+def test_what_cannot_start_says_so_in_one_sentence(options, words, capfd):
+    """R1, R3: exit code 2 and one line on stderr, no traceback."""
+    import app
+
+    assert app.main(options) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert all(word in said for word in words)
+
+
+def test_a_taken_port_is_one_sentence():
+    """R1: which port, and what to do; found out before anything heavy is imported."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        refused = run("app.py", "--port", port)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert port in refused.stderr
+    assert "--port" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_first_page_needs_neither_torch_nor_the_network():
+    """R5, S4, R4: the module-level `demo`, launched by somebody else, is the whole house and imports nothing heavy."""
+    done = run("-c", FIRST_PAGE)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "page": 200,
+        "policy": True,
+        "health": "healthy",
+        "models": "list",
+        "foreign": 403,
+        "heavy": [],
+        "strangers": [],
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_cleanly_while_answers_are_written(tmp_path, number):
+    """A6: a stream and a load are under way; exit code 0, nothing on stderr, and well before the last resort."""
+    body = {"model": "starter", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 10**6}
+    with started_app(tmp_path, "--preload") as app, httpx.Client(base_url=app.url, timeout=60) as client:
+        with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            assert response.status_code == 200
+            app.process.send_signal(number)
+            assert app.process.wait(20) == 0
+        assert "Traceback" not in app.printed()
+
+
+def test_preload_happens_once_the_page_is_up(tmp_path):
+    """R1: the address is printed and answers first; the model follows in the background."""
+    with started_app(tmp_path, "--preload") as app:
+        limit = time.monotonic() + 60
+        while not httpx.get(f"{app.url}/health").json()["models_loaded"]:
+            assert time.monotonic() < limit, app.printed()
+            time.sleep(0.1)
+        assert "failed" not in app.printed()
+
+
+def test_others_may_use_what_is_offered_and_nothing_else(tmp_path):
+    """S2: bound to the network, no free paths: neither a folder nor a hub id that the configuration does not name."""
+    import app
+
+    assert "without a password" in app.open_to_others("0.0.0.0")
+    (tmp_path / "model").mkdir()
+    here, open_to_all = (Models(FakeEngine(), load_config(overrides={"host": h})) for h in ("localhost", "0.0.0.0"))
+    assert here.spec(str(tmp_path / "model")).base == str(tmp_path / "model")
+    assert here.spec("org/name").base == "org/name"
+    assert here.spec("starter", str(tmp_path)).adapters
+    assert open_to_all.spec("starter", "pirate") == here.spec("starter", "pirate")
+    for base in (str(tmp_path / "model"), "org/name"):
+        with pytest.raises(ModelNotFound, match="not offered"):
+            open_to_all.spec(base)
+    with pytest.raises(AdapterInvalid, match="not offered"):
+        open_to_all.spec("starter", str(tmp_path))
+    with pytest.raises(AdapterInvalid, match="not offered"):
+        open_to_all.inspect(str(tmp_path))
+    assert here.inspect(str(tmp_path)).problems
+
+
+def test_generate_streams_to_the_terminal():
+    """G2, R1: the command line is one more surface over the same engine; only the answer is on stdout."""
+    asked = ("-m", "playground", "generate", "What is the capital of France?", "--temperature", "0")
+    base, pirate = (run(*asked, "--max-new-tokens", "16", *more) for more in ((), ("--adapter", "pirate")))
+    assert (base.returncode, pirate.returncode) == (0, 0), base.stderr + pirate.stderr
+    assert base.stdout.strip()
+    assert base.stdout != pirate.stdout
+    assert "Traceback" not in base.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        (["generate", "Hi", "--temperature", "3"], "temperature is 3.0"),
+        (["generate", "Hi", "--model", "parrot"], "parrot"),
+        (["generate", "Hi", "--adapter", "parrot"], "parrot"),
+        (["generate", " "], "empty"),
+        (["generate", "Hi", "--config", "/nowhere.toml"], "/nowhere.toml"),
+    ],
+)
+def test_what_the_command_line_cannot_do_it_says_in_one_sentence(command, word, capsys):
+    """G4: the same bounds and sentences as the pages; exit code 2."""
+    assert command_line(command) == 2
+    said = capsys.readouterr()
+    assert word in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
+
+
+def test_validate_reports_and_its_exit_code_tells(capsys, tmp_path):
+    """G9: 0 for a sound adapter, 1 with each problem in a sentence."""
+    assert command_line(["validate", str(ROOT / "assets" / "adapters" / "pirate")]) == 0
+    assert "looks sound" in capsys.readouterr().out
+    (tmp_path / "adapter_config.json").write_text("{", encoding="utf-8")
+    assert command_line(["validate", str(tmp_path)]) == 1
+    assert "problem: " in capsys.readouterr().out
+
+
+def test_every_setting_is_an_option_of_generate(capsys):
+    """G4: made from the one declaration, help included."""
+    from playground.types import knobs
+
+    with pytest.raises(SystemExit):
+        command_line(["generate", "--help"])
+    shown = capsys.readouterr().out
+    for name in knobs():
+        assert f"--{name.replace('_', '-')}" in shown
+
+
+def test_nothing_names_a_registry():
+    """S4: a clone installs from wherever its user's pip is set to."""
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", ".ci/run"):
+        assert "://" not in Path(ROOT, name).read_text(encoding="utf-8")

@@ -1,0 +1,79 @@
+"""R1: configuration is read once, and what is wrong with it is said by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from playground.config import ROOT, environment_overrides, load_config
+from playground.errors import ConfigError
+from playground.types import GenerationSettings
+
+
+def _write(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "configs").mkdir()
+    file = tmp_path / "configs" / "playground.toml"
+    file.write_text(text)
+    return file
+
+
+def test_the_bundled_configuration_offers_the_starter_first() -> None:
+    """R1: selectable without any network, gpt2 and qwen beside it."""
+    config = load_config()
+    assert list(config.models) == ["starter", "gpt2", "qwen"]
+    assert Path(config.models["starter"].path) == ROOT / "assets" / "models" / "starter"
+    assert list(config.use_cases) == [
+        "chatbot", "code_generation", "summarization", "qa", "creative_writing", "domain_adaptation",
+    ]  # fmt: skip
+    assert all(case.examples for case in config.use_cases.values())
+
+
+def test_the_presets_are_the_promised_ones() -> None:
+    """I3, P4."""
+    presets = load_config().presets
+    assert list(presets) == ["Deterministic", "Balanced", "Creative"]
+    assert presets["Deterministic"].is_greedy
+    values = {name: (p.temperature, p.max_new_tokens, p.repetition_penalty) for name, p in presets.items()}
+    assert values["Balanced"] == (0.7, 256, 1.15)
+    assert values["Creative"] == (1.0, 512, 1.1)
+    assert presets["Deterministic"].max_new_tokens == 128
+    assert isinstance(presets["Balanced"], GenerationSettings)
+
+
+def test_a_misspelt_key_is_named_with_a_suggestion(tmp_path: Path) -> None:
+    """R1."""
+    with pytest.raises(ConfigError, match=r"engine\.dtpye.*Did you mean engine\.dtype"):
+        load_config(_write(tmp_path, '[engine]\ndtpye = "auto"\n'))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[server", "not valid TOML"),
+        ("[server]\nport = 70000", "port is 70000"),
+        ('[engine]\nquantization = "int3"', "quantization is 'int3'"),
+        ("[models.mine]\n", "no path"),
+        ('[models.mine]\npath = "x"\nadapters = "y"', "not a list"),
+        ('[models.mine]\npath = "x"\n[models.mine.recommended]\ntemperature = 9', "temperature"),
+    ],
+)
+def test_a_wrong_value_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """R1: with the file and the key."""
+    with pytest.raises(ConfigError, match=says):
+        load_config(_write(tmp_path, text))
+
+
+def test_arguments_win_and_added_models_are_offered(tmp_path: Path) -> None:
+    """R1: --model and --adapter add to what is offered."""
+    config = load_config(overrides={"port": "7999", "model": ["/my/model"], "adapter": ["/my/adapter"], "host": None})
+    assert config.port == 7999
+    assert list(config.models)[-1] == "/my/model"
+    assert config.adapters == ("/my/adapter",)
+
+
+def test_the_environment_speaks_every_option() -> None:
+    """R1: PLAYGROUND_*, and PORT."""
+    found = environment_overrides({"PORT": "1", "PLAYGROUND_MODEL": "a, b", "PLAYGROUND_PRELOAD": "yes"})
+    assert found == {"port": "1", "model": ["a", "b"], "preload": True}
+    assert environment_overrides({"PORT": "1", "PLAYGROUND_PORT": "2"})["port"] == "2"

@@ -1,0 +1,83 @@
+"""G4: the bounds hold wherever settings are made, and each knob explains itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from playground.errors import InvalidRequest
+from playground.types import GenerationRequest, GenerationSettings, Message, ModelSpec, knobs
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1), ("temperature", 2.1), ("temperature", float("nan")), ("temperature", "hot"),
+        ("top_p", 1.01), ("top_k", 1001), ("top_k", 0.5), ("min_p", -1), ("max_new_tokens", 0), ("max_new_tokens", True),
+        ("repetition_penalty", 0.9), ("presence_penalty", 3), ("frequency_penalty", -3), ("num_beams", 11),
+        ("num_return_sequences", 9), ("seed", -1), ("seed", 2**63), ("strategy", "magic"), ("system_prompt", None),
+        ("top_logprobs", 21), ("stop", (1,)),
+    ],
+)  # fmt: skip
+def test_out_of_bounds_is_refused_by_name(name: str, value: Any) -> None:
+    """G4: a clear error, never a silent clamp."""
+    with pytest.raises(InvalidRequest, match=name if name not in ("strategy", "stop") else "strategy|stop"):
+        GenerationSettings(**{name: value})
+
+
+def test_the_bounds_themselves_are_allowed() -> None:
+    """G4: 0 and 1 mean off, not an error."""
+    for name, knob in knobs().items():
+        for bound in (knob.low, knob.high):
+            if bound is not None and name not in ("num_return_sequences", "seed"):
+                kind = type(getattr(GenerationSettings(), name))
+                GenerationSettings(**{name: kind(bound)})
+    GenerationSettings(seed=0)
+    GenerationSettings(num_return_sequences=8)
+
+
+def test_several_answers_need_something_to_differ() -> None:
+    """G3: refused before work starts."""
+    with pytest.raises(InvalidRequest, match="greedy"):
+        GenerationSettings(strategy="greedy", num_return_sequences=2)
+    with pytest.raises(InvalidRequest, match="greedy"):
+        GenerationSettings(temperature=0.0, num_return_sequences=2)
+    with pytest.raises(InvalidRequest, match="beams"):
+        GenerationSettings(strategy="beam_search", num_beams=2, num_return_sequences=3)
+
+
+def test_every_knob_has_a_label_and_a_tooltip() -> None:
+    """P4."""
+    for name, knob in knobs().items():
+        assert knob.label, name
+        assert len(knob.help) > 15, name
+
+
+def test_one_stop_sequence_may_come_as_a_text() -> None:
+    """A4: OpenAI's shape."""
+    assert GenerationSettings(stop="END").stop == ("END",)  # type: ignore[arg-type]
+    assert GenerationSettings(stop=["a", ""]).stop == ("a",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n "])
+def test_an_empty_prompt_is_refused(prompt: str) -> None:
+    """P1, G6."""
+    with pytest.raises(InvalidRequest, match="prompt is empty"):
+        GenerationRequest(ModelSpec("m"), prompt)
+    with pytest.raises(InvalidRequest, match="prompt is empty"):
+        GenerationRequest(ModelSpec("m"), messages=(Message("system", "Be."), Message("user", prompt)))
+
+
+def test_prompt_and_messages_exclude_each_other() -> None:
+    """A5."""
+    with pytest.raises(InvalidRequest, match="one of them"):
+        GenerationRequest(ModelSpec("m"), "a", messages=(Message("user", "b"),))
+
+
+def test_a_spec_is_a_key() -> None:
+    """G1: hashable, and equal where it means the same."""
+    assert {ModelSpec("m", (("a", 0.5),)): 1}[ModelSpec("m", (("a", 0.5),))] == 1
+    assert ModelSpec("m", (("a", 0.5),)).without_adapters() == ModelSpec("m")
+    with pytest.raises(InvalidRequest, match="No model"):
+        ModelSpec(" ")

@@ -1,0 +1,270 @@
+"""The pages' wiring over a scripted engine, without a server: what is built, and what the handlers send to the page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from playground.config import AppConfig, load_config
+from playground.services.generation import Generation
+from playground.services.models import Models
+from playground.types import knobs
+from playground.ui import panels, texts
+from playground.ui.app import build, launch_options
+from playground.ui.panels import SettingsPanel
+from playground.ui.playground_tab import PlaygroundTab
+from playground.ui.topbar import TopBar
+from tests.ui.fake_engine import FakeEngine
+
+pytestmark = pytest.mark.anyio  # all of them: outside of a running loop Gradio makes one and never closes it
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def config() -> AppConfig:
+    return load_config()
+
+
+@pytest.fixture
+def toasts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would have popped up; Gradio shows toasts only from inside its queue."""
+    shown: list[str] = []
+    monkeypatch.setattr(panels, "toast", shown.append)
+    return shown
+
+
+class Page:
+    """The Playground tab built over ``engine``, and what its handlers send."""
+
+    def __init__(self, engine: FakeEngine, config: AppConfig) -> None:
+        models, generation = Models(engine, config), Generation(engine)
+        self.bar, self.tab = TopBar(models, generation), PlaygroundTab(config, models, generation)
+        with gr.Blocks(analytics_enabled=False) as self.demo:
+            self.bar.render()
+            self.tab.render()
+            self.tab.listen(self.demo, self.bar)
+            self.bar.listen(self.demo, self.tab.picker)
+
+    def run(
+        self, prompt: str, model: str = "starter", adapter: str = texts.NO_ADAPTER, streaming: bool = True, **changes
+    ):
+        """The handler of Generate, with the settings as they stand and ``changes`` over them."""
+        panel = self.tab.panel
+        values = [changes.get(name, widget.value) for name, widget in panel.widgets.items()]
+        return self.tab._run(prompt, "chat", "chatbot", streaming, model, adapter, "auto", panel.preset.value, *values)
+
+
+async def collected(updates) -> list[dict[Any, Any]]:
+    return [update async for update in updates]
+
+
+def last(updates: list[dict[Any, Any]], component: Any) -> Any:
+    """What ``component`` was sent last."""
+    return [update[component] for update in updates if component in update][-1]
+
+
+async def test_the_shell_holds_the_tabs_that_work_and_nothing_is_offered_as_gradios_own_api(config):
+    """P1: one tab now; programs have the HTTP API, the pages' functions are their own."""
+    engine = FakeEngine()
+    demo = build(config, Models(engine, config), Generation(engine))
+    tabs = [block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)]
+    assert tabs == ["Playground", "Text", "Raw"]
+    assert {fn.api_visibility for fn in demo.fns.values()} == {"private"}
+
+
+async def test_the_pages_ask_nobody_else_for_anything():
+    """S3 and the pages' look: system fonts, own styles and scripts, no stored prompts."""
+    options = launch_options()
+    assert "//" not in options["css"].replace("/*", "").replace("*/", "")
+    assert "http" not in options["head"]
+    assert options["theme"]._stylesheets == []
+    assert options["run_history"] is False
+
+
+async def test_every_setting_is_a_widget_with_the_bounds_of_its_knob(config):
+    """P4, G4: the same bounds everywhere, because they are declared once."""
+    panel = Page(FakeEngine(), config).tab.panel
+    assert set(panel.widgets) == set(knobs()) - {"top_logprobs"}
+    for name, widget in panel.widgets.items():
+        knob = knobs()[name]
+        assert widget.label == knob.label
+        assert knob.help in widget.info
+        if isinstance(widget, (gr.Slider, gr.Number)):
+            assert (widget.minimum, widget.maximum) == (knob.low, knob.high)
+
+
+async def test_the_presets_are_the_built_in_ones_and_the_models_own(config):
+    """P4: Deterministic, Balanced, Creative, and what the model recommends."""
+    panel = Page(FakeEngine(), config).tab.panel
+    assert panel._preset_names("starter") == [texts.MODELS_OWN, "Deterministic", "Balanced", "Creative"]
+    assert panel._preset_names("gpt2") == ["Deterministic", "Balanced", "Creative"]
+    assert panel.preset.value == texts.MODELS_OWN
+
+
+async def test_another_model_brings_its_own_settings_and_leaves_a_built_in_preset_alone(config):
+    """P4: Model's own follows the model; what a person changed in Balanced stays."""
+    panel: SettingsPanel = Page(FakeEngine(), config).tab.panel
+    values = [widget.value for widget in panel.widgets.values()]
+    moved = panel._for_model("gpt2", texts.MODELS_OWN, *values)
+    assert moved[panel.preset]["value"] == "Balanced"
+    assert moved[panel.widgets["temperature"]]["value"] == 0.7
+    kept = panel._for_model("gpt2", "Balanced", *values)
+    assert "value" not in kept[panel.widgets["temperature"]]
+
+
+async def test_an_answer_ends_whole_with_the_buttons_back(config):
+    """P2, P3: text, status line and buttons after the last event; the engine got what the page showed."""
+    engine = FakeEngine("One two three.")
+    page = Page(engine, config)
+    updates = await collected(page.run("Hi", system_prompt="Be kind."))
+    assert last(updates, page.tab.text) == last(updates, page.tab.raw) == "One two three."
+    assert "starter (base)" in last(updates, page.tab.status)
+    assert last(updates, page.tab.generate)["visible"] is True
+    assert last(updates, page.tab.stop)["visible"] is False
+    assert last(updates, page.bar.phase) == "idle"
+    assert engine.requests[0].settings.system_prompt == "Be kind."
+
+
+async def test_updates_come_at_most_every_50_ms_however_fast_the_engine_is(config):
+    """P3: a browser that gets one update per token falls behind."""
+    page = Page(FakeEngine("word " * 400, pause=0.0005), config)
+    started = time.monotonic()
+    updates = [update async for update in page.run("Hi", max_new_tokens=1000) if page.tab.text in update]
+    assert 2 < len(updates) < (time.monotonic() - started) / 0.05 + 4
+
+
+async def test_without_streaming_the_text_comes_once_and_the_status_lives(config):
+    """P3: the streaming toggle."""
+    page = Page(FakeEngine("word " * 39 + "end", pause=0.01), config)
+    updates = await collected(page.run("Hi", streaming=False))
+    assert [text for update in updates if (text := update.get(page.tab.text))] == ["word " * 39 + "end"]
+    assert sum(page.tab.status in update for update in updates) > 4
+
+
+async def test_closing_the_run_closes_the_engines_iterator(config):
+    """G6: Stop and a closed tab close the handler; nothing goes on behind it."""
+    engine = FakeEngine("word " * 100, pause=0.01)
+    page = Page(engine, config)
+    run = page.run("Hi")
+    async for update in run:
+        if engine.running and update.get(page.tab.text):
+            break
+    await run.aclose()
+    assert engine.activity() == (0, 0)
+
+
+async def test_cancelling_the_run_closes_the_engines_iterator(config):
+    """G6: Gradio's Stop cancels the task."""
+    engine = FakeEngine("word " * 1000, pause=0.01)
+    task = asyncio.create_task(collected(Page(engine, config).run("Hi", max_new_tokens=1000)))
+    await asyncio.sleep(0.3)
+    assert engine.running == 1
+    task.cancel()
+    await asyncio.wait({task})
+    assert engine.activity() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "model", "adapter", "changes", "said"),
+    [
+        ("  ", "starter", texts.NO_ADAPTER, {}, "The prompt is empty."),
+        ("word " * 600, "starter", texts.NO_ADAPTER, {}, "The prompt is too long."),
+        ("Hi", "no-such", texts.NO_ADAPTER, {}, "There is no model 'no-such'."),
+        ("Hi", "starter", "no-such", {}, "There is no adapter 'no-such'"),
+        ("Hi", "org/missing", texts.NO_ADAPTER, {}, "There is no model 'org/missing'."),
+        ("Hi", "starter", texts.NO_ADAPTER, {"seed": "x"}, "The seed is 'x'."),
+    ],
+)
+async def test_what_cannot_be_answered_is_one_sentence_in_toast_and_status_line(
+    config, toasts, prompt, model, adapter, changes, said
+):
+    """P1, P2: one clear sentence with its remedy, no text from anybody else, and the page is ready again."""
+    page = Page(FakeEngine(), config)
+    updates = await collected(page.run(prompt, model, adapter, **changes))
+    assert len(toasts) == 1
+    assert toasts[0].startswith(said)
+    assert 'data-state="error"' in last(updates, page.tab.status)
+    assert last(updates, page.bar.phase) == "error"
+    assert last(updates, page.tab.generate)["visible"] is True
+    assert not any(update.get(page.tab.raw) for update in updates)
+
+
+async def test_a_failure_of_ours_is_logged_and_told_without_a_traceback(config, toasts, caplog):
+    """G6: nothing hangs, nothing is hidden, nothing leaks."""
+    engine = FakeEngine()
+    engine.load = lambda *_: {}["secret"]  # type: ignore[method-assign, assignment]
+    page = Page(engine, config)
+    updates = await collected(page.run("Hi"))
+    assert toasts == [texts.UNEXPECTED]
+    assert "secret" not in last(updates, page.tab.status)
+    assert "KeyError" in caplog.text
+
+
+async def test_swap_attaches_to_the_base_in_memory_and_refuses_without_one(config, toasts):
+    """P1: Swap Adapter never loads a base by surprise."""
+    engine = FakeEngine()
+    page = Page(engine, config)
+    picker = page.tab.picker
+    await collected(picker._swap("starter", "pirate", "auto"))
+    assert "starter is not in memory. Press Load" in toasts[0]
+    await collected(picker._load("starter", texts.NO_ADAPTER, "auto"))
+    updates = await collected(picker._swap("starter", "pirate", "auto"))
+    assert "Swapped: starter + pirate answers now." in last(updates, picker.progress)
+    assert len(engine.residents()) == 1
+    weights = picker.weights("starter", "pirate", "auto", None)
+    assert (weights.label, weights.adapter_loaded, weights.adapter_problem) == ("starter + pirate", True, "")
+
+
+async def test_a_failed_choice_keeps_its_chip_red_until_another_is_made(config, toasts):
+    """P1: the chip says why."""
+    page = Page(FakeEngine(), config)
+    updates = await collected(page.run("Hi", "org/missing"))
+    failure = last(updates, page.tab.picker.failure)
+    weights = page.tab.picker.weights("org/missing", texts.NO_ADAPTER, "auto", failure)
+    assert weights.base_problem == "There is no model 'org/missing'. Check the name."
+    assert page.tab.picker.weights("starter", texts.NO_ADAPTER, "auto", failure).base_problem == ""
+
+
+async def test_the_prompts_tokens_are_counted_only_by_a_loaded_model(config):
+    """P2: characters before that; with the model its own tokenizer and the rendered prompt."""
+    page = Page(FakeEngine(), config)
+    choice = ("starter", texts.NO_ADAPTER, "auto", "")
+    counter, _ = await page.tab._count("a b c", "chat", *choice)
+    assert "5 characters · <span" in counter
+    await collected(page.tab.picker._load(*choice[:3]))
+    counter, preview = await page.tab._count("a b c", "chat", *choice)
+    assert "5 characters · 3 tokens" in counter
+    assert "&lt;user&gt;a b c&lt;/user&gt;" in preview
+    counter, preview = await page.tab._count("word " * 600, "chat", *choice)
+    assert "too long for this model" in counter
+    assert "The prompt is too long. Shorten it." in preview
+
+
+async def test_a_use_case_brings_its_template_and_examples(config):
+    """P1, P2: six use cases, each with examples to click."""
+    page = Page(FakeEngine(), config)
+    assert [label for label, _ in page.tab.use_case.choices] == [
+        "Chatbot", "Code Generation", "Summarization", "Question Answering", "Creative Writing", "Domain Adaptation",
+    ]  # fmt: skip
+    for key, case in config.use_cases.items():
+        template, *examples = page.tab._for_use_case(key)
+        assert template == case.template
+        assert tuple(example["value"] for example in examples if example["visible"]) == case.examples
+
+
+async def test_reset_can_be_undone(config):
+    """P2: nothing is lost by one click."""
+    tab = Page(FakeEngine(), config).tab
+    saved = ("prompt", "text", "raw", "status", None)
+    cleared = tab._reset(*saved)
+    assert cleared[tab.prompt] == cleared[tab.raw] == ""
+    restored = tab._undo(cleared[tab.before_reset])
+    assert [restored[part] for part in (tab.prompt, tab.text, tab.raw, tab.status, tab.answer)] == list(saved)

@@ -1,0 +1,1 @@
+"""How the bundled starter model and its adapters were made."""
