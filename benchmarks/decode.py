@@ -1,9 +1,12 @@
-"""How fast the engine decodes, as ratios against plain transformers on the same model in the same process.
+"""How fast the engine decodes, as ratios against plain transformers and PEFT on the same model in the same process.
 
-    python benchmarks/decode.py [--model FOLDER] [--adapter FOLDER] [--tokens 128] [--rounds 7] [--threads 1]
+    python benchmarks/decode.py [--dtype bfloat16] [--shape 0.5b] [--tokens 60] [--rounds 5] [--threads 1]
 
-Runs are interleaved (engine, transformers, engine, …) and compared by CPU time, because machines drift and are shared.
-A ratio above 1 means that the engine needs less. Both sides sample with the same settings and the same token count.
+At 1, 4 and 16 simultaneous requests over the base and three adapters: the engine's streams against the same requests
+one after another under one lock, each with `model.generate`, `TextIteratorStreamer` and its adapter switched on. Runs are
+interleaved and compared by CPU time, because machines drift and are shared; a ratio above 1 means that the engine needs
+less. Both sides sample with the same settings and write every token. `--shape 0.5b` measures a random model of Qwen2-0.5B's
+shape instead of the starter. At the end: peak memory of base and three adapters against the base alone.
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ import argparse
 import os
 import statistics
 import sys
+import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,91 +29,167 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from peft import PeftModel  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 from playground.local_inference import LocalInference  # noqa: E402
 from playground.types import GenerationRequest, GenerationSettings, ModelSpec  # noqa: E402
 
-PROMPT = "Write a short story about a cat."
+STARTER = ROOT / "assets" / "models" / "starter"
+BUNDLED = [ROOT / "assets" / "adapters" / name for name in ("pirate", "sql", "json")]
+SETTINGS = {"temperature": 0.7, "top_k": 50, "top_p": 0.9}
+QWEN = {
+    "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+    "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 4096,
+}  # fmt: skip
 
 
 def main() -> None:
-    """Print one line per comparison."""
+    """Print one line for each number of simultaneous requests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "assets" / "models" / "starter")
-    parser.add_argument("--adapter", type=Path, default=ROOT / "assets" / "adapters" / "pirate")
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--shape", choices=("starter", "0.5b"), default="starter")
+    parser.add_argument("--tokens", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
-    engine = LocalInference()
-    base = ModelSpec(str(options.model))
-    tuned = ModelSpec(str(options.model), ((str(options.adapter), 1.0),))
-    report(engine, "base", base, load(options.model), options)
-    report(engine, "adapter", tuned, PeftModel.from_pretrained(load(options.model), options.adapter).eval(), options)
-    swap_cost(engine, base, tuned)
-    engine.close()
+    with models(options.shape) as (base, adapters):
+        compare(base, adapters, options)
+        print(memory(base, adapters, options.dtype))
 
 
-def load(path: Path) -> Any:
-    """The model in plain transformers, float32."""
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+@contextmanager
+def models(shape: str) -> Iterator[tuple[Path, list[Path]]]:
+    """The base's folder and three adapters': the bundled ones, or random ones of the 0.5B shape."""
+    if shape == "starter":
+        yield STARTER, BUNDLED
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        AutoTokenizer.from_pretrained(STARTER).save_pretrained(base)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **QWEN), dtype=torch.bfloat16)
+        model.save_pretrained(base)
+        adapters = []
+        for at in range(3):
+            tuned = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False))
+            tuned.save_pretrained(Path(folder) / f"adapter{at}")
+            adapters.append(Path(folder) / f"adapter{at}")
+            model = tuned.unload()
+        yield base, adapters
 
 
-def report(engine: LocalInference, name: str, spec: ModelSpec, model: Any, options: argparse.Namespace) -> None:
-    """Tokens per CPU-second of both sides and the ratio, round by round."""
+def compare(base: Path, adapters: list[Path], options: argparse.Namespace) -> None:
+    """Interleaved rounds of both sides."""
     from playground.local_inference.resident import Resident
 
     Resident.stop_ids = lambda *args: frozenset()  # type: ignore[method-assign]  # both sides write every token
-    settings = GenerationSettings(max_new_tokens=options.tokens, seed=1)
-    request = GenerationRequest(spec, PROMPT, settings=settings)
-    ids = AutoTokenizer.from_pretrained(options.model).apply_chat_template(
-        [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    engine = LocalInference()
+    plain = OneLock(base, adapters, options)
 
-    def ours() -> None:
-        for _ in engine.stream(request):
-            pass
+    def ours(count: int) -> None:
+        threads = [threading.Thread(target=stream, args=(engine, base, adapters, options, at)) for at in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
-    def plain() -> None:
+    ours(4)
+    plain.answer(0)
+    for count in (1, 4, 16):
+        rounds = options.rounds if count < 16 else max(1, options.rounds // 2)
+        pairs = [(cpu_seconds(ours, count), cpu_seconds(plain.answers, count)) for _ in range(rounds)]
+        report(count, options.tokens * count, pairs)
+    engine.close()
+
+
+def stream(engine: LocalInference, base: Path, adapters: list[Path], options: argparse.Namespace, at: int) -> None:
+    """Read one answer of the engine to its end; request ``at`` of four has no adapter, the others one each."""
+    chosen = ((str(adapters[at % 4 - 1]), 1.0),) if at % 4 else ()
+    spec = ModelSpec(str(base), chosen, quantization="none", dtype=options.dtype)
+    settings = GenerationSettings(max_new_tokens=options.tokens, seed=at, **SETTINGS)
+    for _ in engine.stream(GenerationRequest(spec, prompt(at), settings=settings)):
+        pass
+
+
+def prompt(at: int) -> str:
+    """A prompt of its own for each request."""
+    return f"Write a story about number {at}."
+
+
+class OneLock:
+    """The same requests as plain transformers and PEFT serve them: one after another, the adapter switched before each."""
+
+    def __init__(self, base: Path, adapters: list[Path], options: argparse.Namespace) -> None:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, options.dtype))
+        self._model = PeftModel.from_pretrained(model, adapters[0], adapter_name="a1", autocast_adapter_dtype=False)
+        for at, folder in enumerate(adapters[1:], 2):
+            self._model.load_adapter(folder, f"a{at}", autocast_adapter_dtype=False)
+        self._model.eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(base)
+        self._tokens = options.tokens
+
+    def answers(self, count: int) -> None:
+        """All requests, in turn."""
+        for at in range(count):
+            self.answer(at)
+
+    def answer(self, at: int) -> None:
+        """One request, streamed to its end."""
+        turn = [{"role": "user", "content": prompt(at)}]
+        ids = self._tokenizer.apply_chat_template(
+            turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True)
+        if at % 4:
+            self._model.set_adapter(f"a{at % 4}")
+        with nullcontext() if at % 4 else self._model.disable_adapter():
+            worker = threading.Thread(target=self._generate, args=(ids, streamer))
+            worker.start()
+            for _ in streamer:
+                pass
+            worker.join()
+
+    def _generate(self, ids: Any, streamer: TextIteratorStreamer) -> None:
         with torch.no_grad():
-            model.generate(
-                **ids, do_sample=True, temperature=0.7, top_k=50, top_p=0.9, pad_token_id=0,
-                max_new_tokens=options.tokens, min_new_tokens=options.tokens,
+            self._model.generate(
+                **ids, **SETTINGS, do_sample=True, pad_token_id=0, eos_token_id=None, streamer=streamer,
+                max_new_tokens=self._tokens, min_new_tokens=self._tokens,
             )  # fmt: skip
 
-    ours(), plain()
-    pairs = [(cpu_seconds(ours), cpu_seconds(plain)) for _ in range(options.rounds)]
-    ratios = sorted(theirs / mine for mine, theirs in pairs)
-    mine, theirs = (statistics.median(options.tokens / side for side in column) for column in zip(*pairs, strict=True))
-    print(
-        f"{name:8} engine {mine:6.0f} tokens per CPU-second, transformers {theirs:6.0f}; "
-        f"ratio median {statistics.median(ratios):.2f} (min {ratios[0]:.2f}, max {ratios[-1]:.2f}, n={len(ratios)})"
-    )
 
-
-def cpu_seconds(run: Callable[[], None]) -> float:
+def cpu_seconds(run: Callable[[int], None], count: int) -> float:
     """CPU time of one run, all threads."""
     before = time.process_time()
-    run()
+    run(count)
     return time.process_time() - before
 
 
-def swap_cost(engine: LocalInference, base: ModelSpec, tuned: ModelSpec) -> None:
-    """Time to the first token of a five-token answer when base and adapter alternate, against staying on the base."""
+def report(count: int, tokens: int, pairs: list[tuple[float, float]]) -> None:
+    """Medians of both sides, and the ratio pair by pair."""
+    ratios = sorted(theirs / mine for mine, theirs in pairs)
+    mine, theirs = (statistics.median(tokens / seconds for seconds in side) for side in zip(*pairs, strict=True))
+    print(
+        f"{count:2} at once: engine {mine:6.0f}, one lock {theirs:5.0f} tokens per CPU-second; "
+        f"ratio median {statistics.median(ratios):.2f} (min {ratios[0]:.2f}, max {ratios[-1]:.2f}, n={len(ratios)})",
+        flush=True,
+    )
 
-    def first_token(spec: ModelSpec) -> float:
-        request = GenerationRequest(spec, PROMPT, settings=GenerationSettings(strategy="greedy", max_new_tokens=5))
-        return next(e.stats.first_token_s for e in engine.stream(request) if e.stats.first_token_s is not None)
 
-    pairs = [(first_token(base), first_token(tuned)) for _ in range(9)]
-    ratio = statistics.median(tuned_s / base_s for base_s, tuned_s in pairs)
-    print(f"swap     first token after a change of adapter: {ratio:.2f} × that of the base, median of {len(pairs)}")
+def memory(base: Path, adapters: list[Path], dtype: str) -> str:
+    """Weights and adapters as the engine counts them."""
+    engine = LocalInference()
+    engine.load(ModelSpec(str(base), quantization="none", dtype=dtype))  # type: ignore[arg-type]
+    alone = engine.memory()
+    for adapter in adapters:
+        engine.load(ModelSpec(str(base), ((str(adapter), 1.0),), quantization="none", dtype=dtype))  # type: ignore[arg-type]
+    together = engine.memory()
+    engine.close()
+    share = (together.weights + together.adapters) / alone.weights
+    return f"memory: base {alone.weights / 1e6:.1f} MB, with three adapters {share:.2f} × that"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from playground.errors import EngineFailure, ModelNotLoaded, PlaygroundError, QueueFull
 from playground.local_inference.mailbox import Mailbox
@@ -184,9 +184,16 @@ class LocalInference:
             free=free,
             weights=sum(info.bytes for info in residents),
             adapters=sum(adapter.bytes for info in residents for adapter in info.adapters),
-            kv_cache=sum(_cache_bytes(row) for row in tuple(self._rows)),
+            kv_cache=self._cache_bytes(),
             process=process_bytes(),
         )
+
+    def _cache_bytes(self) -> int:
+        """Keys and values of the rows that decode together, and of those that have a cache of their own."""
+        held = self._machinery.residents.all() if self._machinery else []
+        own = [row.state for row in tuple(self._rows)]
+        shared = sum(int(resident.slots.bytes()) for resident in held)
+        return shared + sum(int(state.cache_bytes()) for state in own if state is not None)
 
     def activity(self) -> tuple[int, int]:
         """(rows being answered, requests waiting or loading)."""
@@ -289,8 +296,3 @@ def _heartbeat(latest: GenerationEvent, started: float) -> GenerationEvent:
     """A sign of life between events: where the request stands, with the time gone on."""
     stats = replace(latest.stats, elapsed_s=max(latest.stats.elapsed_s, time.perf_counter() - started))
     return GenerationEvent(latest.status, stats=stats, index=latest.index)
-
-
-def _cache_bytes(row: Any) -> int:
-    state = row.state
-    return state.cache_bytes() if state is not None else 0

@@ -1,7 +1,7 @@
-"""The forward passes of one row: prefill in chunks, then one token at a time, with the model's own cache.
+"""The forward passes: prefill in chunks and one row alone, on the model's own cache; or many rows together, on slots.
 
-A row is stepped alone here, on whatever cache its architecture makes (keys and values, sliding windows, recurrent
-states), so every causal model runs, and an answer cannot depend on what else is running.
+Alone runs whatever the architecture: sliding windows, recurrent states, models without a cache. Together runs where keys and
+values are plain, and where it was tried out at load that rows answer as they do alone (`batches`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from playground.local_inference.sampling import Sampler, log_probabilities
+from playground.local_inference.sampling import Sampler, likeliest
+from playground.local_inference.slots import Slab, Slot, SlotCache
 from playground.local_inference.textstream import TextStream
 from playground.types import Token
 
@@ -38,6 +39,7 @@ class DecodeState:
     read: int = 0
     ids: list[int] = field(default_factory=list)
     recompute: bool = False
+    slot: Slot | None = None
 
     @property
     def prefilling(self) -> bool:
@@ -64,13 +66,60 @@ def next_logits(model: Any, state: DecodeState) -> torch.Tensor:
     return _forward(model, state, chunk)
 
 
-def choose_token(state: DecodeState, logits: torch.Tensor, tokenizer: Any) -> Token:
-    """Draw the next token from float32 ``logits`` [vocab] and note it as pending."""
-    chosen = state.sampler.choose(logits)
-    logprob, top = log_probabilities(logits, chosen, state.top_logprobs)
+def next_logits_together(model: Any, slab: Slab, newest: Sequence[int]) -> torch.Tensor:
+    """Logits [rows, vocab] float32 on the CPU after each row's newest token; ``newest`` is in the slab's order."""
+    cache, positions, mask = slab.cache()
+    uneven = len({slot.length for slot in slab.slots}) > 1
+    options = {"attention_mask": mask} if uneven else {}  # equal rows need none, and keep the faster kernel
+    with torch.inference_mode():
+        output = model(
+            input_ids=torch.tensor(list(newest), device=positions.device)[:, None],
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
+    for slot in slab.slots:
+        slot.length += 1
+    return output.logits[:, -1].float().cpu()
+
+
+def describe(state: DecodeState, chosen: int, logprob: float, logits: torch.Tensor, tokenizer: Any) -> Token:
+    """Note the ``chosen`` token as pending, and say what there is to know of it; ``logits`` [vocab] are the raw ones."""
     state.ids.append(chosen)
     state.pending = [chosen]
-    return Token(chosen, tokenizer.decode([chosen]), logprob, tuple((i, tokenizer.decode([i]), p) for i, p in top))
+    top = tuple((i, tokenizer.decode([i]), p) for i, p in likeliest(logits, state.top_logprobs))
+    return Token(chosen, tokenizer.decode([chosen]), logprob, top)
+
+
+def batches(model: Any, vocabulary: int) -> bool:
+    """Whether rows of different lengths may share a forward pass: tried out, against each row alone.
+
+    False for caches that are not plain keys and values, and for models whose answers move.
+    """
+    text = model.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ("full_attention",))
+    slides = getattr(text, "sliding_window", None) and not getattr(text, "layer_types", None)
+    if kinds != {"full_attention"} or slides or _needs_whole_prompt(model.config):
+        return False
+    device = next(model.parameters()).device
+    rows = [torch.linspace(0, vocabulary - 1, length).long().tolist() for length in (3, 7)]
+    slots = SlotCache()
+    alone, newest, joined = [], [], []
+    try:
+        with torch.inference_mode():
+            for row in rows:
+                whole = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0, -1]
+                part = model(input_ids=torch.tensor([row[:-1]], device=device), use_cache=True)
+                alone.append(whole.float().cpu())
+                joined.append(slots.join(part.past_key_values))
+                newest.append(row[-1])
+            together = next_logits_together(model, slots.groups(joined)[0], newest)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        return False
+    apart = torch.stack(alone)
+    allowed = 1e-3 if model.dtype == torch.float32 else 0.05
+    return bool((together - apart).abs().max() <= allowed * max(1.0, float(apart.abs().max())))
 
 
 def _forward(model: Any, state: DecodeState, chunk: Sequence[int]) -> torch.Tensor:

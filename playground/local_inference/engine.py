@@ -1,4 +1,4 @@
-"""The step loop: admits rows, prefills and steps them in turn, hears Stop between steps, and never dies of one row.
+"""The step loop: admits rows, prefills them in turn, decodes them together, hears Stop between steps, never dies of one row.
 
 `StepLoop` is an object without a thread: `ComputeThread` is one driver of it. All forward passes happen inside `step`.
 """
@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,19 +19,27 @@ import torch
 from playground.errors import EngineFailure, OutOfMemory, PlaygroundError
 from playground.local_inference.beams import beam_search
 from playground.local_inference.cache import Prepared
-from playground.local_inference.decode import DecodeState, choose_token, next_logits, prefill_chunk
+from playground.local_inference.decode import (
+    PREFILL_CHUNK,
+    DecodeState,
+    describe,
+    next_logits,
+    next_logits_together,
+    prefill_chunk,
+)
+from playground.local_inference.kernels import plain_kernels
 from playground.local_inference.resident import Resident
 from playground.local_inference.row import Row
-from playground.local_inference.sampling import Sampler, row_seed
+from playground.local_inference.sampling import Sampler, choose_tokens, log_probabilities, row_seed
 from playground.local_inference.scheduler import Scheduler
 from playground.local_inference.templates import extra_stops, render_prompt
 from playground.local_inference.textstream import TextStream, cut_at_stop
-from playground.types import FinishReason, GenerationEvent, Provenance, Status, Token
+from playground.types import FinishReason, GenerationEvent, Provenance, Status
 
 _log = logging.getLogger(__name__)
 
-# Rows that are stepped in turn; the others wait in line. Each keeps its own keys and values in memory.
-LIVE_ROWS = 8
+# Rows that are live at once; the others wait in line.
+LIVE_ROWS = 32
 # The prompt's last tokens are shown to the detokenizer where the answer continues the prompt's text.
 _CONTEXT_TOKENS = 6
 
@@ -40,6 +49,7 @@ class StepLoop:
 
     def __init__(self, slots: int = LIVE_ROWS) -> None:
         self.scheduler: Scheduler[Row] = Scheduler(slots)
+        self._prefilled = 0
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
 
     def run(self, job: Callable[[], Any]) -> Future[Any]:
@@ -49,16 +59,28 @@ class StepLoop:
         return future
 
     def step(self) -> bool:
-        """One round: waiting jobs, then one step of every live row. False when there is nothing left to do."""
+        """One round: waiting jobs, some prefill, one token for every row that decodes. False when nothing is left to do."""
         self._run_jobs()
         for row in self.scheduler.waiting():
             if row.cancelled.is_set():
                 self._end(row, lambda row: row.finish("cancelled"))
         for row in self.scheduler.admit():
             row.report(Status("prefilling", "reading the prompt"))
+        self._prefilled = 0
         for row in self.scheduler.live():
-            self._advance(row)
+            if row.cancelled.is_set() or not _decodes_together(row):
+                self._guarded(row, self._advance)
+        for resident, rows in self._companies():
+            self._advance_together(resident, rows)
         return bool(self.scheduler.live() or self.scheduler.waiting() or not self._jobs.empty())
+
+    def _companies(self) -> list[tuple[Resident, list[Row]]]:
+        """The live rows that decode together, by resident."""
+        found: dict[Resident, list[Row]] = {}
+        for row in self.scheduler.live():
+            if _decodes_together(row):
+                found.setdefault(row.resident, []).append(row)
+        return list(found.items())
 
     def _run_jobs(self) -> None:
         while not self._jobs.empty():
@@ -68,43 +90,83 @@ class StepLoop:
             except Exception as error:  # it belongs to whoever waits on the future
                 future.set_exception(error)
 
-    def _advance(self, row: Row) -> None:
-        """One step of ``row``; whatever goes wrong ends this row and no other."""
+    def _guarded(self, row: Row, step: Callable[[Row], None]) -> None:
+        """Whatever goes wrong in ``step`` ends this row and no other."""
         try:
-            if row.cancelled.is_set():
-                text = row.state.text.flush() if row.state else ""
-                self._end(row, lambda row: row.finish("cancelled", text))
-            elif row.request.settings.strategy == "beam_search":
-                self._beams(row)
-            else:
-                self._token(row)
+            step(row)
         except Exception as error:
             failure = explain(error)  # the name of the caught error is gone when the lambda runs
             self._end(row, lambda row: row.fail(failure))
 
     def _end(self, row: Row, settle: Callable[[Row], None]) -> None:
         self.scheduler.leave(row)
+        if _decodes_together(row):
+            row.resident.slots.leave(row.state.slot)
         settle(row)
 
-    def _token(self, row: Row) -> None:
-        """A prefill chunk, or one more token."""
+    def _advance(self, row: Row) -> None:
+        """One step of ``row`` on its own: its end, its whole beam search, a prefill chunk or a token."""
+        if row.cancelled.is_set():
+            text = row.state.text.flush() if row.state else ""
+            self._end(row, lambda row: row.finish("cancelled", text))
+        elif row.request.settings.strategy == "beam_search":
+            self._beams(row)
+        else:
+            self._advance_alone(row)
+
+    def _advance_alone(self, row: Row) -> None:
+        """A prefill chunk, or one more token; a row whose prompt is read joins the others where its model allows it."""
         if row.state is None:
             row.state = _begin(row)
         state: DecodeState = row.state
         resident: Resident = row.resident
-        with resident.running(row.applied) as model:
-            logits = (
-                prefill_chunk(model, state, resident.model.config) if state.prefilling else next_logits(model, state)
-            )
+        logits = self._read(resident, row, state)
         if logits is None:
-            total = len(state.sampler.prompt_ids)
-            row.report(Status("prefilling", "reading the prompt", state.read / total))
             return
-        token = choose_token(state, logits, resident.tokenizer(row.applied))
-        self._take(row, state, token)
+        (chosen,) = choose_tokens([state.sampler], logits[None])
+        self._take(row, chosen, log_probabilities(logits[None], [chosen])[0], logits)
+        if resident.batches and not row.applied.exclusive and not row.settled:
+            state.slot, state.cache = resident.slots.join(state.cache), None
 
-    def _take(self, row: Row, state: DecodeState, token: Token) -> None:
-        """Send ``token``'s text, and end the row when it was the last."""
+    def _read(self, resident: Resident, row: Row, state: DecodeState) -> torch.Tensor | None:
+        """Let the model read what is pending, or a chunk of it; logits [vocab] once all of it is read."""
+        if not state.prefilling:
+            with plain_kernels(resident.plain_kernel_rows > 0), resident.running(row.applied) as model:
+                return next_logits(model, state)
+        if self._prefilled >= PREFILL_CHUNK:
+            return None  # enough prompts for this step: the rows that are decoding must not wait for them
+        self._prefilled += min(len(state.pending), PREFILL_CHUNK)
+        with resident.running(row.applied) as model:
+            logits = prefill_chunk(model, state, resident.model.config)
+        if logits is None:
+            row.report(Status("prefilling", "reading the prompt", state.read / len(state.sampler.prompt_ids)))
+        return logits
+
+    def _advance_together(self, resident: Resident, rows: list[Row]) -> None:
+        """One token for each of ``rows``, in one forward pass for each length bucket."""
+        by_slot = {row.state.slot: row for row in rows}
+        for slab in resident.slots.groups(list(by_slot)):
+            members = [by_slot[slot] for slot in slab.slots]
+            few = len(members) <= resident.plain_kernel_rows
+            try:
+                with plain_kernels(few), resident.running_together([row.applied for row in members]) as model:
+                    logits = next_logits_together(model, slab, [row.state.pending[0] for row in members])
+                chosen = choose_tokens([row.state.sampler for row in members], logits)
+                logprobs = log_probabilities(logits, chosen)
+            except Exception as error:  # a step that fails as a whole, out of memory for one
+                self._fail_all(members, explain(error))
+                continue
+            for row, token, logprob, own in zip(members, chosen, logprobs, logits, strict=True):
+                self._guarded(row, partial(self._take, chosen=token, logprob=logprob, logits=own))
+
+    def _fail_all(self, rows: list[Row], failure: PlaygroundError) -> None:
+        for row in rows:
+            self._end(row, lambda row: row.fail(failure))
+
+    def _take(self, row: Row, chosen: int, logprob: float, logits: torch.Tensor) -> None:
+        """Note the ``chosen`` token as pending, send its text, and end the row when it was the last."""
+        state: DecodeState = row.state
+        token = describe(state, chosen, logprob, logits, row.resident.tokenizer(row.applied))
         if token.id in state.stop_ids:
             row.completion_tokens += 1
             text = state.text.flush()
@@ -173,6 +235,10 @@ def explain(error: Exception) -> PlaygroundError:
         f"The engine failed: {type(error).__name__}: {first[:200]}.",
         "Other answers are not affected. Try again; if it happens again, report it with the lines in the terminal.",
     )
+
+
+def _decodes_together(row: Row) -> bool:
+    return row.state is not None and row.state.slot is not None
 
 
 def _begin(row: Row) -> DecodeState:

@@ -27,6 +27,8 @@ from transformers.pytorch_utils import Conv1D
 from playground.errors import AdapterInvalid
 from playground.local_inference.adapters import WEIGHTS_FILE, lora_pairs
 
+# How many companies of adapters keep their joined matrices: each costs as much memory as its adapters.
+_REMEMBERED = 4
 # Fields of LoraConfig that are understood here; every other field must have its default, else PEFT serves the adapter.
 _UNDERSTOOD = {
     "r", "lora_alpha", "target_modules", "exclude_modules", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern",
@@ -50,11 +52,14 @@ class LoraLayer:
         return F.linear(F.linear(x.to(self.a.dtype), self.a), self.b) * (strength * self.alpha / self.denominator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoraWeights:
     """An adapter's layers by module name."""
 
     layers: Mapping[str, LoraLayer]
+
+
+Active = Sequence[tuple[LoraWeights, float]]
 
 
 class Switch:
@@ -63,7 +68,9 @@ class Switch:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._hooked: set[str] = set()
-        self._active: Sequence[tuple[LoraWeights, float]] = ()
+        self._rows: Sequence[Active] = ()
+        self._together: _Together | None = None
+        self._mixed: list[_Together] = []
 
     def attach(self, weights: LoraWeights) -> None:
         """Make the linears that ``weights`` speaks of listen to this switch."""
@@ -73,24 +80,103 @@ class Switch:
                 self._hooked.add(name)
 
     @contextmanager
-    def use(self, active: Sequence[tuple[LoraWeights, float]]) -> Iterator[None]:
-        """Within the block, forward passes get these adapters at these strengths; the base's own outside it."""
-        self._active = active
+    def use(self, rows: Sequence[Active]) -> Iterator[None]:
+        """Within the block, row i of each forward pass gets the adapters ``rows[i]``; one entry counts for all rows.
+
+        Outside the block the base answers.
+        """
+        self._rows = rows
+        if len(rows) > 1 and any(row != rows[0] for row in rows):
+            self._together = self._mix(rows)
+        elif rows and rows[0]:
+            self._together = None
+        else:
+            self._rows = ()
         try:
             yield
         finally:
-            self._active = ()
+            self._rows, self._together = (), None
+
+    def _mix(self, rows: Sequence[Active]) -> _Together:
+        """All adapters of ``rows`` side by side; the last few companies are remembered, as rows stay for many steps."""
+        for at, known in enumerate(self._mixed):
+            if known.rows == rows:
+                self._mixed.append(self._mixed.pop(at))
+                return known
+        company = tuple({id(weights): weights for row in rows for weights, _ in row}.values())
+        joined = next((known.joined for known in self._mixed if known.company == company), {})
+        self._mixed = [*self._mixed[1 - _REMEMBERED :], _Together(rows, company, joined)]
+        return self._mixed[-1]
 
     def _hook(self, name: str) -> Any:
-        def add(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        def add(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
+            if not self._rows:
+                return None
+            if self._together is not None:
+                return self._together.add(name, args[0], output)
             result = output
-            for weights, strength in self._active:
+            for weights, strength in self._rows[0]:
                 layer = weights.layers.get(name)
                 if layer is not None and strength != 0.0:
                     result = result + layer.delta(args[0], strength)
             return result.to(output.dtype)
 
         return add
+
+
+class _Together:
+    """Several adapters in one step: A and B of all of them joined, each row's share picked by a mask.
+
+    y += ((x Aᵀ) ∘ mask) Bᵀ, where A [Σ ranks, in] and B [out, Σ ranks] are the adapters' one after another and mask
+    [rows, Σ ranks] holds each row's strength × alpha / denominator over its own adapters' columns and 0 elsewhere.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Active],
+        company: tuple[LoraWeights, ...],
+        joined: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    ) -> None:
+        self.rows = rows
+        self.company = company
+        self.joined = joined
+        self._parts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None] = {}
+        self._masks: dict[tuple[tuple[int, float], ...], torch.Tensor] = {}
+
+    def add(self, name: str, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor | None:
+        """``output`` [rows, positions, out] of linear ``name`` with every row's own adapters added."""
+        if name not in self._parts:
+            self._parts[name] = self._join(name)
+        parts = self._parts[name]
+        if parts is None:
+            return None
+        a, b, mask = parts
+        return (output + F.linear(F.linear(x.to(a.dtype), a) * mask, b)).to(output.dtype)
+
+    def _join(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """A, B and mask of linear ``name``, or None where none of the company touches it."""
+        layers = [weights.layers.get(name) for weights in self.company]
+        present = [layer for layer in layers if layer is not None]
+        if not present:
+            return None
+        if name not in self.joined:
+            self.joined[name] = (torch.cat([p.a for p in present]), torch.cat([p.b for p in present], dim=1))
+        a, b = self.joined[name]
+        return a, b, self._mask(layers, a.device)
+
+    def _mask(self, layers: Sequence[LoraLayer | None], device: torch.device) -> torch.Tensor:
+        """[rows, 1, Σ ranks]; equal for all linears with the same ranks and scales, so made once for each kind."""
+        kind = tuple((layer.a.shape[0], layer.alpha / layer.denominator) if layer else (0, 0.0) for layer in layers)
+        if kind not in self._masks:
+            table = []
+            for row in self.rows:
+                strengths = {id(weights): strength for weights, strength in row}
+                shares = [strengths.get(id(weights), 0.0) for weights in self.company]
+                table.append(
+                    [share * scale for share, (rank, scale) in zip(shares, kind, strict=True) for _ in range(rank)]
+                )
+            self._masks[kind] = torch.tensor(table, device=device)[:, None, :]
+        return self._masks[kind]
 
 
 def is_plain(config: Any, model: nn.Module, tensor_names: Mapping[str, Any]) -> bool:

@@ -8,8 +8,9 @@ from playground.errors import ModelBusy, ModelNotLoaded
 from playground.local_inference import memory
 from playground.local_inference.cache import Prepared, Report, Residents
 from playground.local_inference.engine import ComputeThread, StepLoop, prepare_row
-from playground.local_inference.resident import Attached, load_resident, read_adapter
+from playground.local_inference.resident import Attached, Resident, load_resident, read_adapter
 from playground.local_inference.row import Row
+from playground.types import ModelSpec
 
 
 class Machinery:
@@ -18,7 +19,7 @@ class Machinery:
     def __init__(self) -> None:
         self.loop = StepLoop()
         self.thread = ComputeThread(self.loop)
-        self.residents = Residents(load_resident, self._attach)
+        self.residents = Residents(self._load, self._attach)
 
     def admit(self, row: Row, prepared: Prepared) -> None:
         """Render ``row``'s prompt and put it in line. Raises what rendering raises."""
@@ -54,6 +55,10 @@ class Machinery:
     def close(self) -> None:
         """Stop computing."""
         self.thread.close()
+
+    def _load(self, spec: ModelSpec, report: Report) -> Resident:
+        resident = load_resident(spec, report)
+        return self.compute(resident.try_out)  # type: ignore[no-any-return]
 
     def _attach(self, resident: Any, path: str, report: Report) -> Attached:
         attached = read_adapter(resident, path, report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +21,12 @@ from playground.local_inference.adapters import (
     inspect_adapter,
     read_safetensors_header,
 )
+from playground.local_inference.decode import batches
+from playground.local_inference.kernels import calibrate
 from playground.local_inference.loading import LoadedBase, Report, adapter_tokenizer, load_base
 from playground.local_inference.lora import LoraWeights, Switch, is_plain, missing_layers, read_weights
 from playground.local_inference.peft_turn import PeftTurn, probe
+from playground.local_inference.slots import SlotCache
 from playground.local_inference.templates import end_of_turn_ids
 from playground.types import AdapterInfo, LoadedAdapter, ModelSpec, ResidentInfo, Status
 
@@ -68,8 +71,17 @@ class Resident:
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self._switch = Switch(self.model)
         self._turn = PeftTurn(self.model, self.vocabulary)
+        self.slots = SlotCache()
+        self.plain_kernel_rows = 0
+        self.batches = False
         self._pins = 0
         self._lock = threading.Lock()
+
+    def try_out(self) -> Resident:
+        """Find out what this model allows: rows decoded together, plain kernels for few rows. On the compute thread."""
+        self.plain_kernel_rows = calibrate(self.model)
+        self.batches = batches(self.model, self.vocabulary)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +124,14 @@ class Resident:
             yield self._turn.enter(Path(attached.info.path), attached.info.sha256, scale)
             return
         self._turn.leave()
-        with self._switch.use([(a.weights, scale) for a, scale in applied.adapters if a.weights is not None]):
+        with self._switch.use([_weights(applied)]):
+            yield self.model
+
+    @contextmanager
+    def running_together(self, rows: Sequence[Applied]) -> Iterator[Any]:
+        """The model for one step of several rows, row i with the adapters ``rows[i]``; none of them exclusive."""
+        self._turn.leave()
+        with self._switch.use([_weights(applied) for applied in rows]):
             yield self.model
 
     def apply(self, spec: ModelSpec) -> Applied | None:
@@ -164,6 +183,10 @@ class Resident:
             adapters=tuple(attached.info for attached in list(self.adapters.values())),
             rows=self.pins,
         )
+
+
+def _weights(applied: Applied) -> list[tuple[LoraWeights, float]]:
+    return [(a.weights, scale) for a, scale in applied.adapters if a.weights is not None]
 
 
 def load_resident(spec: ModelSpec, report: Report) -> Resident:

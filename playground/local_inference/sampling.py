@@ -6,6 +6,7 @@ the tests. Every value is passed explicitly; nothing comes from the model's own 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,19 +36,18 @@ class Sampler:
         self._counts: dict[int, int] = {}
         self._penalties = Penalties(self.settings, self.prompt_ids)
 
-    def choose(self, logits: torch.Tensor) -> int:
-        """The next token id for raw ``logits`` of shape [vocab], float32; remembers it for the penalties."""
-        scores = self._penalties.apply(logits, self._counts)
-        token = int(scores.argmax()) if self.settings.is_greedy else self._draw(scores)
+    def penalized(self, logits: torch.Tensor) -> torch.Tensor:
+        """``logits`` [vocab] with this row's penalties; the same tensor where there are none."""
+        return self._penalties.apply(logits, self._counts)
+
+    def point(self) -> float:
+        """This row's next random number in [0, 1)."""
+        return float(torch.rand((), generator=self._generator, dtype=torch.float64))
+
+    def note(self, token: int) -> int:
+        """Remember ``token`` for the penalties."""
         self._counts[token] = self._counts.get(token, 0) + 1
         return token
-
-    def _draw(self, scores: torch.Tensor) -> int:
-        ids, probabilities = candidates(scores, self.settings)
-        cumulative = probabilities.cumsum(0)
-        point = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]
-        place = int(torch.searchsorted(cumulative, point, right=True))
-        return int(ids[min(place, len(ids) - 1)])
 
 
 @dataclass
@@ -74,35 +74,119 @@ class Penalties:
         return scores
 
 
-def candidates(scores: torch.Tensor, settings: GenerationSettings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids [n] and their float64 probabilities [n] (unnormalised), likeliest first, after temperature and filters.
+def choose_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> list[int]:
+    """The next token id of every row for raw float32 ``logits`` [rows, vocab], each by its own sampler.
 
-    ``scores`` are penalised logits [vocab]; the temperature must be above 0.
+    Rows of equal filters are drawn together; what a row gets does not depend on its company.
     """
-    use_nucleus = settings.strategy == "sampling"
-    scaled = scores.double() / settings.temperature
-    vocabulary = scaled.numel()
-    first = min(settings.top_k or _FIRST_CANDIDATES, vocabulary)
-    values, ids = scaled.topk(first)
-    # With top-k the nucleus is taken of what top-k left over, else of the whole row.
-    total = torch.logsumexp(values if settings.top_k else scaled, dim=0)
-    probabilities = (values - total).exp()
-    top_p = settings.top_p if use_nucleus else 1.0
-    if not settings.top_k and first < vocabulary and float(probabilities.sum()) < top_p:
-        values, ids = scaled.sort(descending=True)
-        probabilities = (values - total).exp()
+    scores = logits
+    for at, sampler in enumerate(samplers):
+        changed = sampler.penalized(logits[at])
+        if changed is not logits[at] and changed.data_ptr() != logits[at].data_ptr():
+            scores = scores.clone() if scores is logits else scores
+            scores[at] = changed
+    tokens = scores.argmax(dim=-1).tolist()
+    drawn = [at for at, sampler in enumerate(samplers) if not sampler.settings.is_greedy]
+    if drawn:
+        rows = scores if len(drawn) == len(samplers) else scores[torch.tensor(drawn)]
+        picked = _draw(rows, [samplers[at].settings for at in drawn], [samplers[at].point() for at in drawn])
+        for at, token in zip(drawn, picked, strict=True):
+            tokens[at] = token
+    return [sampler.note(int(token)) for sampler, token in zip(samplers, tokens, strict=True)]
+
+
+def _draw(scores: torch.Tensor, settings: Sequence[GenerationSettings], points: Sequence[float]) -> list[int]:
+    """One token id per row by inverse CDF, ``points`` being the rows' random numbers."""
+    ids, probabilities = candidates(scores, settings)
+    cumulative = probabilities.cumsum(-1)
+    targets = torch.tensor(points, dtype=torch.float64)[:, None] * cumulative[:, -1:]
+    places = torch.searchsorted(cumulative, targets, right=True).clamp_(max=ids.shape[1] - 1)
+    return [int(token) for token in ids.gather(1, places)[:, 0]]
+
+
+@dataclass(frozen=True)
+class _Filters:
+    """The rows' filters as columns [rows, 1], made once for each company of settings."""
+
+    temperature: torch.Tensor
+    top_k: torch.Tensor | None
+    top_p: torch.Tensor | None
+    min_p: torch.Tensor | None
+    first: int
+    open_rows: list[int]
+
+
+@functools.lru_cache(maxsize=256)
+def _filters(settings: tuple[GenerationSettings, ...], vocabulary: int) -> _Filters:
+    ks = [min(s.top_k or vocabulary, vocabulary) for s in settings]
+    ps = [s.top_p if s.strategy == "sampling" else 1.0 for s in settings]
+    ms = [s.min_p if s.strategy == "sampling" else 0.0 for s in settings]
+    first = min(max(s.top_k or _FIRST_CANDIDATES for s in settings), vocabulary)
+
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64)[:, None]
+
+    return _Filters(
+        temperature=column([s.temperature for s in settings]),
+        top_k=torch.tensor(ks)[:, None] if any(k < first for k in ks) else None,
+        top_p=column([p if p < 1.0 else 2.0 for p in ps]) if min(ps) < 1.0 else None,  # 2: nothing is beyond it
+        min_p=column(ms) if max(ms) > 0.0 else None,
+        first=first,
+        open_rows=[at for at, s in enumerate(settings) if not s.top_k],
+    )
+
+
+def candidates(scores: torch.Tensor, settings: Sequence[GenerationSettings]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [rows, n], likeliest first, and their float64 probabilities [rows, n] (unnormalised; 0: filtered out).
+
+    ``scores`` are penalised logits [rows, vocab]; temperatures must be above 0.
+    """
+    filters = _filters(tuple(settings), scores.shape[1])
+    values, ids = scores.topk(filters.first, dim=-1)
+    probabilities = _probabilities(values, scores, filters)
+    if _too_narrow(probabilities, filters, scores.shape[1]):
+        values, ids = scores.sort(dim=-1, descending=True)
+        probabilities = _probabilities(values, scores, filters)
     keep = torch.ones_like(probabilities, dtype=torch.bool)
-    if top_p < 1.0:
-        keep &= probabilities.cumsum(0) - probabilities < top_p
-    if use_nucleus and settings.min_p > 0.0:
-        keep &= probabilities >= settings.min_p * probabilities[0]
-    keep[0] = True
-    return ids[keep], probabilities[keep]
+    if filters.top_p is not None:
+        keep &= probabilities.cumsum(-1) - probabilities < filters.top_p
+    if filters.min_p is not None:
+        keep &= probabilities >= filters.min_p * probabilities[:, :1]
+    keep[:, 0] = True
+    return ids, probabilities * keep
 
 
-def log_probabilities(logits: torch.Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The raw model's log-probability of ``token`` and its ``top`` likeliest (id, log-probability), natural log."""
-    total = torch.logsumexp(logits, dim=0)
-    best = (logits.topk(top) if top else None) if top <= logits.numel() else logits.sort(descending=True)
-    ranked = [(int(i), float(v - total)) for v, i in zip(best[0], best[1], strict=True)] if best is not None else []
-    return float(logits[token] - total), ranked
+def _too_narrow(probabilities: torch.Tensor, filters: _Filters, vocabulary: int) -> bool:
+    """True when a row without top-k needs more candidates than were looked at."""
+    if not filters.open_rows or filters.first == vocabulary:
+        return False
+    reached = probabilities[filters.open_rows].sum(-1)
+    wanted = filters.top_p[filters.open_rows, 0].clamp(max=1.0) if filters.top_p is not None else 1.0
+    return bool((reached < wanted).any())
+
+
+def _probabilities(values: torch.Tensor, scores: torch.Tensor, filters: _Filters) -> torch.Tensor:
+    """Probabilities of the sorted ``values`` [rows, n]: of the k best where top-k is on, else of the whole row."""
+    scaled = values.double() / filters.temperature
+    if filters.top_k is not None:
+        scaled = scaled.masked_fill(torch.arange(values.shape[1])[None, :] >= filters.top_k, float("-inf"))
+    total = torch.logsumexp(scaled, dim=-1, keepdim=True)
+    if filters.open_rows:
+        whole = scores[filters.open_rows] / filters.temperature[filters.open_rows].float()
+        total[filters.open_rows] = torch.logsumexp(whole, dim=-1, keepdim=True).double()
+    return (scaled - total).exp()
+
+
+def log_probabilities(logits: torch.Tensor, tokens: Sequence[int]) -> list[float]:
+    """The raw model's log-probability (natural log) of each row's token, for float32 ``logits`` [rows, vocab]."""
+    picked = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    values: list[float] = (picked - torch.logsumexp(logits, dim=-1)).tolist()
+    return values
+
+
+def likeliest(logits: torch.Tensor, count: int) -> list[tuple[int, float]]:
+    """The raw model's ``count`` likeliest tokens for ``logits`` [vocab], as (id, log-probability)."""
+    if not count:
+        return []
+    best = (logits - torch.logsumexp(logits, dim=0)).topk(min(count, logits.numel()))
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from playground.errors import AdapterInvalid, ContextOverflow, EngineFailure, ModelBusy, ModelNotFound, ModelNotLoaded
-from playground.local_inference import LocalInference
+from playground.local_inference import LocalInference, engine
 from playground.types import GenerationEvent, GenerationRequest, Message, ModelSpec
 
 from .conftest import (
@@ -162,12 +162,10 @@ def test_streamed_emoji_hold_no_replacement_character(
     inference: LocalInference, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """G5: characters split over several tokens arrive whole, whatever the model writes."""
-    from playground.local_inference.sampling import Sampler
-
     script = tokenizer("Ahoy 🙂🚀 Grüße, 日本語 👩‍🚀!", add_special_tokens=False)["input_ids"]
     assert len(script) > 20, "the tokenizer must split these characters for this test to mean anything"
     forced = iter(script)
-    monkeypatch.setattr(Sampler, "choose", lambda self, logits: next(forced))
+    monkeypatch.setattr(engine, "choose_tokens", lambda samplers, logits: [next(forced)])
     events = events_of(inference, ask(PROMPTS[0], max_new_tokens=len(script)))
     assert text_of(events) == "Ahoy 🙂🚀 Grüße, 日本語 👩‍🚀!"
     assert not any("\ufffd" in event.text for event in events)
@@ -177,10 +175,8 @@ def test_an_emoji_cut_by_the_limit_is_left_out(
     inference: LocalInference, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """G5: half a character is no text."""
-    from playground.local_inference.sampling import Sampler
-
     forced = iter(tokenizer("Hi 🚀", add_special_tokens=False)["input_ids"][:-1])
-    monkeypatch.setattr(Sampler, "choose", lambda self, logits: next(forced))
+    monkeypatch.setattr(engine, "choose_tokens", lambda samplers, logits: [next(forced)])
     count = len(tokenizer("Hi 🚀", add_special_tokens=False)["input_ids"]) - 1
     assert text_of(events_of(inference, ask(PROMPTS[0], max_new_tokens=count))).rstrip() == "Hi"
 
@@ -259,10 +255,8 @@ def test_an_exception_in_the_worker_ends_only_its_row(
     inference: LocalInference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """G6: nothing hangs, and the next request is answered."""
-    from playground.local_inference.sampling import Sampler
-
     with monkeypatch.context() as broken:
-        broken.setattr(Sampler, "choose", lambda self, logits: 1 / 0)
+        broken.setattr(engine, "choose_tokens", lambda samplers, logits: 1 / 0)
         with pytest.raises(EngineFailure, match=r"ZeroDivisionError.*Try again"):
             events_of(inference, ask(PROMPTS[0]))
     assert inference.activity() == (0, 0)

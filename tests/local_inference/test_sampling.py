@@ -16,7 +16,15 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from playground.local_inference.sampling import Penalties, Sampler, candidates, log_probabilities, row_seed
+from playground.local_inference.sampling import (
+    Penalties,
+    Sampler,
+    candidates,
+    choose_tokens,
+    likeliest,
+    log_probabilities,
+    row_seed,
+)
 from playground.types import GenerationSettings
 
 VOCABULARY = 4000
@@ -53,7 +61,8 @@ def test_the_candidates_are_transformers_candidates(values: dict[str, Any], seed
     if settings.top_p == 0.0:
         warpers.append(TopKLogitsWarper(1))
     expected = LogitsProcessorList(warpers)(torch.zeros(1, 1, dtype=torch.long), logits.double()[None])[0].softmax(0)
-    ids, probabilities = candidates(logits, settings)
+    (ids,), (probabilities,) = candidates(logits[None], [settings])
+    ids, probabilities = ids[probabilities > 0], probabilities[probabilities > 0]
     got = torch.zeros(VOCABULARY, dtype=torch.double).index_copy(0, ids, probabilities / probabilities.sum())
     assert torch.allclose(got, expected, atol=1e-9)
     assert set(ids.tolist()) == set(expected.nonzero().flatten().tolist())
@@ -83,7 +92,7 @@ def test_draws_follow_the_probabilities() -> None:
     """G3: the inverse-CDF draw is not biased."""
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     sampler = Sampler(GenerationSettings(temperature=1.0, top_k=0, top_p=1.0), (), seed=1)
-    counts = Counter(sampler.choose(logits) for _ in range(4000))
+    counts = Counter(choose_tokens([sampler], logits[None])[0] for _ in range(4000))
     for token, probability in enumerate(logits.softmax(0).tolist()):
         assert counts[token] / 4000 == pytest.approx(probability, abs=0.03)
 
@@ -91,7 +100,7 @@ def test_draws_follow_the_probabilities() -> None:
 def test_a_sampler_touches_no_global_random_state() -> None:
     """G3: other rows' draws, and anybody else's, are never disturbed."""
     before = torch.random.get_rng_state()
-    Sampler(GenerationSettings(), (), seed=3).choose(_logits(0))
+    choose_tokens([Sampler(GenerationSettings(), (), seed=3)], _logits(0)[None])
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -99,17 +108,17 @@ def test_greedy_takes_the_penalised_best() -> None:
     """G4: penalties hold under greedy too."""
     sampler = Sampler(GenerationSettings(strategy="greedy", presence_penalty=2.0), (), seed=0)
     logits = torch.tensor([1.0, 0.5, 0.0])
-    assert [sampler.choose(logits) for _ in range(3)] == [0, 1, 2]
+    assert [choose_tokens([sampler], logits[None])[0] for _ in range(3)] == [0, 1, 2]
 
 
 def test_log_probabilities_are_the_raw_models() -> None:
     """ENGINE: before temperature and penalties."""
     logits = _logits(4)
     expected = logits.log_softmax(0)
-    value, top = log_probabilities(logits, 11, 5)
-    assert value == pytest.approx(float(expected[11]), abs=1e-5)
-    assert [token for token, _ in top] == expected.topk(5).indices.tolist()
-    assert log_probabilities(logits[:3], 1, 20)[1][0][0] == int(logits[:3].argmax())
+    assert log_probabilities(logits[None], [11])[0] == pytest.approx(float(expected[11]), abs=1e-5)
+    assert [token for token, _ in likeliest(logits, 5)] == expected.topk(5).indices.tolist()
+    assert likeliest(logits[:3], 20)[0][0] == int(logits[:3].argmax())
+    assert likeliest(logits, 0) == []
 
 
 def test_answers_of_one_request_have_seeds_of_their_own() -> None:

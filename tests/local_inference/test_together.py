@@ -1,0 +1,225 @@
+"""Many rows in one forward pass: each answers as it does alone, and no row harms another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.errors import EngineFailure
+from playground.local_inference import LocalInference
+from playground.types import GenerationEvent, GenerationRequest, ModelSpec
+
+from .conftest import PIRATE, PROMPTS, SQL, STARTER, TABLE, ask, events_of, ids_of
+
+COMPANY: tuple[tuple[tuple[Path, float], ...], ...] = (
+    (), ((PIRATE, 1.0),), ((SQL, 1.0),), ((PIRATE, 0.5),), ((PIRATE, 1.0), (SQL, 0.3)), ((SQL, 0.0),),
+)  # fmt: skip
+STYLES: tuple[dict[str, Any], ...] = (
+    {"strategy": "greedy"},
+    {"strategy": "sampling", "temperature": 0.8, "top_p": 0.95, "top_k": 0},
+    {"strategy": "top_k", "temperature": 1.3, "top_k": 20},
+    {"strategy": "sampling", "temperature": 1.1, "min_p": 0.05, "repetition_penalty": 1.3, "frequency_penalty": 0.4},
+)
+
+
+def _all_at_once(engine: LocalInference, requests: list[GenerationRequest]) -> list[Any]:
+    """The ids of every answer, or the exception in its place."""
+    answers: list[Any] = [None] * len(requests)
+
+    def run(at: int) -> None:
+        try:
+            answers[at] = ids_of(events_of(engine, requests[at]))
+        except Exception as error:
+            answers[at] = error
+
+    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def _resident(engine: LocalInference) -> Any:
+    engine.load(ModelSpec(str(STARTER)))
+    assert engine._machinery is not None
+    return engine._machinery.residents.all()[0]
+
+
+def test_the_starter_decodes_together(inference: LocalInference) -> None:
+    """G11, G13: the check at load allows it; else the tests below would prove nothing."""
+    assert _resident(inference).batches
+
+
+def test_rows_of_different_adapters_settings_and_lengths_answer_as_alone(inference: LocalInference) -> None:
+    """G2, G3: sixteen rows of a company, base rows among them, token for token."""
+    prompts = (TABLE, *PROMPTS, "A cat sat on the mat. " * 40)
+    requests = [
+        ask(
+            prompts[at % len(prompts)],
+            *COMPANY[at % len(COMPANY)],
+            **STYLES[at % len(STYLES)],
+            seed=at,
+            max_new_tokens=30,
+        )
+        for at in range(16)
+    ]
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    assert _all_at_once(inference, requests) == alone
+
+
+def test_rows_that_decode_one_by_one_answer_the_same(
+    inference: LocalInference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G13: the path of models that cannot share a pass gives the same tokens."""
+    requests = [ask(PROMPTS[at % 3], *COMPANY[at], max_new_tokens=25) for at in range(4)]
+    together = _all_at_once(inference, requests)
+    monkeypatch.setattr(_resident(inference), "batches", False)
+    assert _all_at_once(inference, requests) == together
+
+
+def test_an_answer_that_outgrows_its_bucket_goes_on_as_alone(
+    inference: LocalInference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G11: beside a short one, across the border of 256 positions."""
+    from playground.local_inference.resident import Resident
+
+    monkeypatch.setattr(Resident, "stop_ids", lambda *args: frozenset())
+    requests = [ask("word " * 225, max_new_tokens=60), ask(PROMPTS[0], (PIRATE, 1.0), max_new_tokens=60)]
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    assert _all_at_once(inference, requests) == alone
+    assert [len(ids) for ids in alone] == [60, 60]
+
+
+def test_a_failing_row_harms_no_other(inference: LocalInference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G6: its neighbours in the same pass go on."""
+    from playground.local_inference import engine
+
+    original = engine.describe
+
+    def breaks_for_seed_13(state: Any, *args: Any) -> Any:
+        if state.sampler.seed == 13 and len(state.ids) == 5:
+            raise ValueError("broken on purpose")
+        return original(state, *args)
+
+    requests = [ask(PROMPTS[2], seed=seed, max_new_tokens=30) for seed in (11, 12, 13, 14)]
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    monkeypatch.setattr(engine, "describe", breaks_for_seed_13)
+    answers = _all_at_once(inference, requests)
+    assert isinstance(answers.pop(2), EngineFailure)
+    assert answers == [alone[0], alone[1], alone[3]]
+    assert _resident(inference).slots.bytes() == 0
+
+
+def test_a_long_prompt_does_not_stop_the_others(inference: LocalInference) -> None:
+    """G6: while it is read, every step brings the others a token; driven by hand, without the thread."""
+    from playground.local_inference.cache import Prepared
+    from playground.local_inference.engine import StepLoop, prepare_row
+    from playground.local_inference.row import Row
+
+    resident = _resident(inference)
+    loop = StepLoop()
+
+    def enter(request: GenerationRequest) -> list[GenerationEvent | Exception]:
+        heard: list[GenerationEvent | Exception] = []
+        row = Row(request, heard.append, 0, 1)
+        prepare_row(row, Prepared(resident, resident.apply(request.spec)))
+        loop.scheduler.add(row)
+        return heard
+
+    def tokens(heard: list[GenerationEvent | Exception]) -> int:
+        return sum(len(event.tokens) for event in heard if isinstance(event, GenerationEvent))
+
+    short = enter(ask(PROMPTS[2], max_new_tokens=60))
+    loop.step()
+    long = enter(ask("word " * 760, max_new_tokens=5))
+    steps = 0
+    while tokens(long) == 0:
+        before = tokens(short)
+        loop.step()
+        steps += 1
+        assert tokens(short) == before + 1
+    assert steps >= 3, "the prompt is longer than two chunks"
+    while loop.step():
+        pass
+
+
+def test_cancelled_rows_leave_their_slots(inference: LocalInference) -> None:
+    """G6, S5: nothing is left behind, and those who stay are not disturbed."""
+    requests = [
+        ask(PROMPTS[at % 3], *COMPANY[at % 3], strategy="sampling", seed=at, max_new_tokens=40) for at in range(12)
+    ]
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    answers: dict[int, list[int]] = {}
+
+    def read(at: int) -> None:
+        stream, got = inference.stream(requests[at]), []
+        for event in stream:
+            got += [token.id for token in event.tokens]
+            if at % 2 and len(got) >= 3:
+                break
+        stream.close()
+        answers[at] = got
+
+    threads = [threading.Thread(target=read, args=(at,)) for at in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(answers[at] == alone[at] for at in range(0, 12, 2))
+    assert all(answers[at] == alone[at][: len(answers[at])] for at in range(1, 12, 2))
+    for _ in range(200):
+        if inference.activity() == (0, 0):
+            break
+        threading.Event().wait(0.01)
+    assert _resident(inference).slots.bytes() == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("family", "together"), [("qwen2", True), ("qwen3", True), ("gpt2", True), ("mistral", False)])
+def test_which_families_decode_together(
+    inference: LocalInference,
+    tokenizer: Any,
+    tmp_path: Path,
+    make_adapter: Callable[..., Path],
+    family: str,
+    together: bool,
+) -> None:
+    """G13: tried out at load; with adapters, in company, each as alone."""
+    from peft import LoraConfig
+
+    from .test_families import _make
+
+    base = _make(tmp_path / family, family, tokenizer)
+    adapters = [
+        make_adapter(LoraConfig(r=rank, target_modules="all-linear"), f"r{rank}", seed=rank, base=base)
+        for rank in (2, 5)
+    ]
+    requests = [
+        replace(ask(prompt, max_new_tokens=16), spec=ModelSpec(str(base), chosen), template="raw")
+        for prompt in ("Hello there", "word " * 40)
+        for chosen in ((), ((str(adapters[0]), 1.0),), ((str(adapters[1]), 2.0),))
+    ]
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    assert _all_at_once(inference, requests) == alone
+    assert inference._machinery is not None
+    assert [r.batches for r in inference._machinery.residents.find(str(base))] == [together]
+    inference.unload(str(base))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"quantization": "nf4"}], ids=str)
+def test_lower_precision_decodes_together_too(inference: LocalInference, options: dict[str, Any]) -> None:
+    """G8: bf16 and nf4 bases with mixed adapters answer in company; rounding may differ, so only that they do."""
+    requests = [
+        replace(request, spec=replace(request.spec, **options))
+        for request in (ask(PROMPTS[0], *adapters, max_new_tokens=10) for adapters in COMPANY[:4])
+    ]
+    answers = _all_at_once(inference, requests)
+    assert all(isinstance(ids, list) and ids for ids in answers), answers
+    assert answers[0] != answers[1]
