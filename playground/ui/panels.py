@@ -15,6 +15,7 @@ from playground.errors import ModelNotLoaded, PlaygroundError
 from playground.services.models import Models
 from playground.types import STRATEGIES, GenerationSettings, Knob, LoadedAdapter, ModelSpec, ResidentInfo, Status, knobs
 from playground.ui import texts, views
+from playground.ui.safe_text import escape
 
 if TYPE_CHECKING:
     from playground.ui.topbar import TopBar
@@ -35,7 +36,7 @@ AS_TYPED: Mapping[str, Any] = {"preprocess": False}
 
 def toast(sentence: str) -> None:
     """Show ``sentence`` as a toast. Only from a queued handler; Gradio renders toasts as HTML, hence the escaping."""
-    gr.Warning(views.escape(sentence), duration=10, title="Not done")
+    gr.Warning(escape(sentence), duration=10, title="Not done")
 
 
 def report(error: BaseException) -> str:

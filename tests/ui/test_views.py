@@ -23,7 +23,7 @@ from playground.types import (
     Status,
     knobs,
 )
-from playground.ui import texts, views
+from playground.ui import safe_text, texts, views
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -51,14 +51,14 @@ def outside_code(markdown: str) -> str:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_tag_and_no_image_survives_outside_of_code(text):
     """S3: whatever a model writes, no HTML and no image reaches the page's Markdown."""
-    shown = outside_code(views.safe_markdown(text))
+    shown = outside_code(safe_text.safe_markdown(text))
     assert "<" not in shown
     assert "![" not in shown
 
 
 def test_markdown_and_code_keep_their_meaning():
     """P5: formatting stays; fenced and indented code becomes a fence with its language; code spans stay code."""
-    shown = views.safe_markdown("**bold** and `a < b`\n\n```python\nif a < b:\n```\n\n    x < y\n\ndone")
+    shown = safe_text.safe_markdown("**bold** and `a < b`\n\n```python\nif a < b:\n```\n\n    x < y\n\ndone")
     assert "**bold** and <code>a &lt; b</code>" in shown
     assert "```python\nif a < b:\n```" in shown
     assert "```text\nx < y\n" in shown
@@ -66,17 +66,17 @@ def test_markdown_and_code_keep_their_meaning():
 
 def test_code_that_holds_backticks_gets_a_longer_fence():
     """S3: code cannot end its own fence."""
-    assert views.safe_markdown("~~~\n```\n<b>\n~~~") == "````text\n```\n<b>\n````"
+    assert safe_text.safe_markdown("~~~\n```\n<b>\n~~~") == "````text\n```\n<b>\n````"
 
 
 def test_an_open_fence_is_closed_while_the_answer_streams():
     """P3, P5: half an answer is shown as code from its first line on."""
-    assert views.safe_markdown("```python\ndef f(") == "```python\ndef f(\n```"
+    assert safe_text.safe_markdown("```python\ndef f(") == "```python\ndef f(\n```"
 
 
 def test_diagrams_stay_text():
     """S3: the page would draw mermaid blocks, with whatever they link to."""
-    assert views.safe_markdown("```mermaid\ngraph\n```") == "```text\ngraph\n```"
+    assert safe_text.safe_markdown("```mermaid\ngraph\n```") == "```text\ngraph\n```"
 
 
 @pytest.mark.parametrize(
@@ -84,17 +84,17 @@ def test_diagrams_stay_text():
 )
 def test_a_code_answer_without_a_fence_is_shown_as_code(answer, language):
     """P5: an answer of the Code Generation use case lands highlighted."""
-    assert views.code_markdown(answer) == f"```{language}\n{answer}\n```"
+    assert safe_text.code_markdown(answer) == f"```{language}\n{answer}\n```"
 
 
 def test_a_code_answer_with_a_fence_keeps_its_prose():
     """P5: only what is code is shown as code."""
-    assert views.code_markdown("Here:\n```python\nx\n```").startswith("Here:")
+    assert safe_text.code_markdown("Here:\n```python\nx\n```").startswith("Here:")
 
 
 def test_html_values_cannot_carry_tags_attributes_or_template_marks():
     """S3: the page evaluates ``${…}`` in HTML values, so these marks are escaped as well."""
-    escaped = views.escape("<b a=\"x\" b='y'>${alert(1)}`")
+    escaped = safe_text.escape("<b a=\"x\" b='y'>${alert(1)}`")
     assert not set(escaped) & set("<>\"'$`{")
     assert html.unescape(escaped) == "<b a=\"x\" b='y'>${alert(1)}`"
 
