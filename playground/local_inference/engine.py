@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from playground.errors import EngineFailure, OutOfMemory, PlaygroundError
+from playground.local_inference import memory
 from playground.local_inference.beams import beam_search
 from playground.local_inference.cache import Prepared
 from playground.local_inference.decode import (
@@ -40,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 # Rows that are live at once; the others wait in line.
 LIVE_ROWS = 32
+# How much of the free memory the live rows' keys and values may take when all have grown to their full length.
+_SHARE_FOR_ROWS = 0.5
 # The prompt's last tokens are shown to the detokenizer where the answer continues the prompt's text.
 _CONTEXT_TOKENS = 6
 
@@ -48,7 +51,7 @@ class StepLoop:
     """Rows and jobs of one device, advanced by whoever calls `step`."""
 
     def __init__(self, slots: int = LIVE_ROWS) -> None:
-        self.scheduler: Scheduler[Row] = Scheduler(slots)
+        self.scheduler: Scheduler[Row] = Scheduler(slots, _fits)
         self._prefilled = 0
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
 
@@ -235,6 +238,21 @@ def explain(error: Exception) -> PlaygroundError:
         f"The engine failed: {type(error).__name__}: {first[:200]}.",
         "Other answers are not affected. Try again; if it happens again, report it with the lines in the terminal.",
     )
+
+
+def _fits(row: Row, live: list[Row]) -> bool:
+    """Whether ``row``, grown to its full length beside the ``live`` ones, leaves half of the device's free memory alone."""
+    resident: Resident = row.resident
+    _, free = memory.device_bytes(resident.loaded.plan.device)
+    needed = sum(_bytes_at_most(other) for other in (*live, row))
+    return needed <= free * _SHARE_FOR_ROWS + resident.slots.bytes()
+
+
+def _bytes_at_most(row: Row) -> int:
+    """The row's keys and values when it has written all it may."""
+    assert row.prompt is not None
+    resident: Resident = row.resident
+    return resident.row_bytes(len(row.prompt.token_ids) + row.prompt.max_new_tokens)
 
 
 def _decodes_together(row: Row) -> bool:

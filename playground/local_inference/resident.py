@@ -103,6 +103,14 @@ class Resident:
         with self._lock:
             self._pins += by
 
+    def row_bytes(self, positions: int) -> int:
+        """What the keys and values of a row of that many positions take; 0 where the architecture does not tell."""
+        text = self.model.config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 0)
+        size = getattr(text, "head_dim", None) or text.hidden_size // max(1, getattr(text, "num_attention_heads", 1))
+        width = torch.empty(0, dtype=self.model.dtype).element_size()
+        return int(2 * text.num_hidden_layers * heads * size * width * positions)
+
     def tokenizer(self, applied: Applied) -> Any:
         """The tokenizer for these adapters: the first adapter's own wins over the base's."""
         return applied.adapters[0][0].tokenizer if applied.adapters else self.loaded.tokenizer

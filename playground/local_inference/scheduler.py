@@ -1,14 +1,14 @@
 """Which rows are live: admission and fairness, as policy only. No torch: a row is anything with a ``lane``.
 
-Live rows are stepped in turn. Rows of one lane may be live together; a row whose lane differs (an adapter that needs the
-model to itself) waits until the live ones have finished, and nobody overtakes it.
+Rows of one lane may be live together; a row whose lane differs (an adapter that needs the model to itself) waits until the
+live ones have finished, and one for which there is no memory now until there is. Nobody overtakes them.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -27,8 +27,10 @@ RowT = TypeVar("RowT", bound=HasLane)
 class Scheduler(Generic[RowT]):
     """First come, first served, up to ``slots`` live rows. Every method may be called from any thread."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, fits: Callable[[RowT, list[RowT]], bool] = lambda row, live: True) -> None:
+        """``fits(row, live)`` says whether there is memory for ``row`` beside the live ones; alone it may always try."""
         self._slots = slots
+        self._fits = fits
         self._lock = threading.Lock()
         self._waiting: deque[RowT] = deque()
         self._live: list[RowT] = []
@@ -67,4 +69,4 @@ class Scheduler(Generic[RowT]):
             return list(self._waiting)
 
     def _may_join(self, row: RowT) -> bool:
-        return not self._live or self._live[0].lane == row.lane
+        return not self._live or (self._live[0].lane == row.lane and self._fits(row, self._live))

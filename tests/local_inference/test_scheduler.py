@@ -50,3 +50,14 @@ def test_a_waiting_row_can_leave() -> None:
     scheduler.leave(second)
     scheduler.leave(_Row("a stranger"))
     assert scheduler.waiting() == []
+
+
+def test_a_row_without_memory_waits_but_alone_it_may_try() -> None:
+    """G11: admission asks whether there is room."""
+    scheduler: Scheduler[_Row] = Scheduler(4, lambda row, live: row.name != "large")
+    small, large = _Row("small"), _Row("large")
+    scheduler.add(small)
+    scheduler.add(large)
+    assert scheduler.admit() == [small]
+    scheduler.leave(small)
+    assert scheduler.admit() == [large]

@@ -223,3 +223,26 @@ def test_lower_precision_decodes_together_too(inference: LocalInference, options
     answers = _all_at_once(inference, requests)
     assert all(isinstance(ids, list) and ids for ids in answers), answers
     assert answers[0] != answers[1]
+
+
+def test_rows_without_room_wait_and_are_answered(inference: LocalInference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G11: what does not fit the memory beside the others waits; alone every row may try."""
+    from playground.local_inference import engine, memory
+    from playground.local_inference.resident import Resident
+
+    requests = [ask(PROMPTS[at % 3], *COMPANY[at % 3], max_new_tokens=20) for at in range(5)]
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    most = 0
+    original = engine.StepLoop.step
+
+    def counted(loop: Any) -> bool:
+        nonlocal most
+        more = original(loop)
+        most = max(most, len(loop.scheduler.live()))
+        return more
+
+    monkeypatch.setattr(engine.StepLoop, "step", counted)
+    monkeypatch.setattr(Resident, "row_bytes", lambda self, positions: 10**9)
+    monkeypatch.setattr(memory, "device_bytes", lambda device: (2 * 10**9, 10**9))
+    assert _all_at_once(inference, requests) == alone
+    assert most == 1
