@@ -69,6 +69,7 @@ class StepLoop:
                 self._end(row, lambda row: row.finish("cancelled"))
         for row in self.scheduler.admit():
             row.report(Status("prefilling", "reading the prompt"))
+        self._tell_places()
         self._prefilled = 0
         for row in self.scheduler.live():
             if row.cancelled.is_set() or not _decodes_together(row):
@@ -76,6 +77,13 @@ class StepLoop:
         for resident, rows in self._companies():
             self._advance_together(resident, rows)
         return bool(self.scheduler.live() or self.scheduler.waiting() or not self._jobs.empty())
+
+    def _tell_places(self) -> None:
+        """Say to those who wait how many are before them, whenever that changed."""
+        for ahead, row in enumerate(self.scheduler.waiting()):
+            if row.ahead != ahead:
+                row.ahead = ahead
+                row.report(Status("queued", f"{ahead} before this one" if ahead else "next in line"))
 
     def _companies(self) -> list[tuple[Resident, list[Row]]]:
         """The live rows that decode together, by resident."""

@@ -37,6 +37,7 @@ class Row:
     state: Any = None
     provenance: Provenance | None = None
     on_settled: Callable[[], None] | None = None
+    ahead: int | None = None
 
     def __post_init__(self) -> None:
         self.cancelled = threading.Event()

@@ -64,7 +64,7 @@ def plural(count: int, noun: str) -> str:
 def status_text(status: Status) -> str:
     """A `Status` as one phrase: ``Loading: reading weights 42 %``."""
     phase = texts.PHASES.get(status.phase, status.phase.capitalize())
-    plain = status.phase == "queued" or status.detail.lower() in ("", status.phase, phase.lower())
+    plain = status.detail.lower() in ("", "waiting", status.phase, phase.lower())
     detail = phase if plain else f"{phase}: {status.detail}"
     already = status.detail.rstrip().endswith("%")
     return detail if status.fraction is None or already else f"{detail} {status.fraction:.0%}".replace("%", " %")

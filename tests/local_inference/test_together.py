@@ -246,3 +246,24 @@ def test_rows_without_room_wait_and_are_answered(inference: LocalInference, monk
     monkeypatch.setattr(memory, "device_bytes", lambda device: (2 * 10**9, 10**9))
     assert _all_at_once(inference, requests) == alone
     assert most == 1
+
+
+def test_who_waits_is_told_their_place(inference: LocalInference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P1, G11: the place in line, as it changes."""
+    from playground.local_inference.resident import Resident
+
+    monkeypatch.setattr(Resident, "row_bytes", lambda self, positions: 10**15)
+    told: list[set[str]] = [set() for _ in range(4)]
+
+    def run(at: int) -> None:
+        for event in inference.stream(ask(PROMPTS[2], max_new_tokens=40)):
+            if event.status.phase == "queued":
+                told[at].add(event.status.detail)
+
+    threads = [threading.Thread(target=run, args=(at,)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert any("before this one" in detail for details in told for detail in details)
+    assert any("next in line" in detail for details in told for detail in details)

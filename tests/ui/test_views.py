@@ -328,6 +328,7 @@ def test_the_meter_names_model_cache_and_free_memory():
     ("status", "said"),
     [(Status("loading", "reading weights", 0.42), "Loading: reading weights 42 %"),
      (Status("queued", "waiting"), "Waiting for a turn"),
+     (Status("queued", "3 before this one"), "Waiting for a turn: 3 before this one"),
      (Status("prefilling", "reading the prompt", 0.5), "Reading the prompt 50 %")],
 )  # fmt: skip
 def test_a_status_is_a_phrase(status, said):
