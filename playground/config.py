@@ -83,7 +83,8 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     _refuse_unknown(path, "engine.", engine, _ENGINE_KEYS)
     merged = {**server, **engine, **given}
     models = {name: _model_entry(path, name, table) for name, table in raw.get("models", {}).items()}
-    for extra in given.get("model", ()):
+    added, adapters = _added(given)
+    for extra in added:
         models.setdefault(extra, ModelEntry(name=extra, path=extra, description="Added when the app was started."))
     host = str(merged.get("host", "127.0.0.1"))
     return AppConfig(
@@ -94,7 +95,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         dtype=_one_of("dtype", merged.get("dtype", "auto"), DTYPES),
         quantization=_one_of("quantization", merged.get("quantization", "auto"), QUANTIZATIONS),
         models=models,
-        adapters=tuple(given.get("adapter", ())),
+        adapters=adapters,
         preload=bool(merged.get("preload", False)),
         free_paths=is_loopback(host),
         presets=_presets(ROOT / "configs" / "presets.toml"),
@@ -147,8 +148,33 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file {path}.", "Check --config.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", "Check --config; it names a TOML file.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.", "Mend that line.") from error
+
+
+def existing_folder(name: str) -> str:
+    """The folder that ``name`` means, resolved; "" where there is none. Never raises, whatever was typed."""
+    folder = os.path.expanduser(name)
+    return os.path.realpath(folder) if os.path.isdir(folder) else ""
+
+
+def is_path(name: str) -> bool:
+    """True when ``name`` can only be meant as a path, not as a hub id of the form org/name."""
+    return name.startswith((".", "~", os.sep)) or (os.sep != "/" and os.sep in name) or name.count("/") > 1
+
+
+def _added(given: Mapping[str, Any]) -> tuple[list[str], tuple[str, ...]]:
+    """The models and adapters added at start. Raises `ConfigError` for a folder that is not there."""
+    models, adapters = list(given.get("model", ())), tuple(given.get("adapter", ()))
+    for name in models:
+        if is_path(name) and not existing_folder(name):
+            raise ConfigError(f"There is no model folder {name!r}.", "Check --model.")
+    for name in adapters:
+        if not existing_folder(name):
+            raise ConfigError(f"There is no adapter folder {name!r}.", "Check --adapter.")
+    return models, adapters
 
 
 def _refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], known: set[str]) -> None:

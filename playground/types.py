@@ -28,6 +28,13 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 QUANTIZATIONS: tuple[Quantization, ...] = ("auto", "none", "int8", "int4", "nf4", "fp4")
 DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16", "float16")
 SEED_LIMIT = 2**63 - 1
+SCALE_LIMIT = 100.0
+# What transformers' apply_chat_template takes for itself; a request may only speak to the template.
+RESERVED_TEMPLATE_KWARGS = frozenset({
+    "conversation", "messages", "tokenize", "add_generation_prompt", "chat_template", "tools", "documents",
+    "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs", "kwargs",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -232,6 +239,12 @@ class ModelSpec:
             )
         if self.dtype not in DTYPES:
             raise InvalidRequest(f"Unknown dtype {self.dtype!r}.", f"Use one of {', '.join(DTYPES)}.")
+        for name, scale in self.adapters:
+            if not (math.isfinite(scale) and abs(scale) <= SCALE_LIMIT):
+                raise InvalidRequest(
+                    f"The strength of adapter {name!r} is {scale!r}.",
+                    f"It must be between −{SCALE_LIMIT:g} and {SCALE_LIMIT:g}; 1 is as trained.",
+                )
 
     def without_adapters(self) -> ModelSpec:
         """The same base with nothing on top."""
@@ -272,9 +285,27 @@ class GenerationRequest:
             raise InvalidRequest(f"Unknown template {self.template!r}.", f"Use one of {', '.join(TEMPLATES)}.")
         if self.prompt is not None and self.messages:
             raise InvalidRequest("Both a prompt and messages were given.", "Send one of them.")
+        taken = RESERVED_TEMPLATE_KWARGS.intersection(self.chat_template_kwargs)
+        if taken:
+            raise InvalidRequest(
+                f"chat_template_kwargs holds {', '.join(sorted(taken))}, which is not the template's to decide.",
+                "Send only what the model's own template reads, such as enable_thinking.",
+            )
         texts = [self.prompt or ""] if not self.messages else [m.content for m in self.messages if m.role != "system"]
         if not any(text.strip() for text in texts):
             raise InvalidRequest("The prompt is empty.", "Write something, or pick an example.")
+        for text in (*texts, self.settings.system_prompt, self.prefill, *self.settings.stop):
+            _check_encodable(text)
+
+
+def _check_encodable(text: str) -> None:
+    """Refuse text that is no Unicode (half a surrogate pair), which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"The text holds half of a character at position {error.start}.", "Send it as whole UTF-8."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def test_every_option_is_an_environment_variable_too(tmp_path):
         "port": "7001",
         "data-dir": str(tmp_path),
         "model": "org/a,org/b",
-        "adapter": "x",
+        "adapter": str(tmp_path),
         "device": "cpu",
         "dtype": "float32",
         "quantization": "nf4",
@@ -97,7 +97,7 @@ def test_every_option_is_an_environment_variable_too(tmp_path):
     assert (config.host, config.port, config.data_dir) == ("0.0.0.0", 7001, tmp_path)
     assert (config.device, config.dtype, config.quantization, config.preload) == ("cpu", "float32", "nf4", True)
     assert list(config.models)[-2:] == ["org/a", "org/b"]
-    assert config.adapters == ("x",)
+    assert config.adapters == (str(tmp_path),)
     assert load_config(overrides=environment_overrides({"PORT": "7002"})).port == 7002
 
 

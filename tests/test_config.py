@@ -66,10 +66,24 @@ def test_a_wrong_value_is_refused(tmp_path: Path, text: str, says: str) -> None:
 
 def test_arguments_win_and_added_models_are_offered(tmp_path: Path) -> None:
     """R1: --model and --adapter add to what is offered."""
-    config = load_config(overrides={"port": "7999", "model": ["/my/model"], "adapter": ["/my/adapter"], "host": None})
+    here = str(tmp_path)
+    config = load_config(overrides={"port": "7999", "model": ["org/name", here], "adapter": [here], "host": None})
     assert config.port == 7999
-    assert list(config.models)[-1] == "/my/model"
-    assert config.adapters == ("/my/adapter",)
+    assert list(config.models)[-2:] == ["org/name", here]
+    assert config.adapters == (here,)
+
+
+@pytest.mark.parametrize("option", ["model", "adapter"])
+def test_an_added_folder_that_is_not_there_is_said_at_start(option: str) -> None:
+    """R1: not silently offered nowhere."""
+    with pytest.raises(ConfigError, match=f"no {option} folder '/no/such/thing'.*--{option}"):
+        load_config(overrides={option: ["/no/such/thing"]})
+
+
+def test_a_configuration_that_is_a_folder_is_a_sentence(tmp_path: Path) -> None:
+    """R1."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
 
 
 def test_the_environment_speaks_every_option() -> None:

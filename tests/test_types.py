@@ -81,3 +81,23 @@ def test_a_spec_is_a_key() -> None:
     assert ModelSpec("m", (("a", 0.5),)).without_adapters() == ModelSpec("m")
     with pytest.raises(InvalidRequest, match="No model"):
         ModelSpec(" ")
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e30])
+def test_a_strength_without_sense_is_refused(scale: float) -> None:
+    """C4: before it makes nonsense of an answer."""
+    with pytest.raises(InvalidRequest, match="strength"):
+        ModelSpec("m", (("a", scale),))
+
+
+@pytest.mark.parametrize("name", ["tokenize", "chat_template", "messages", "add_generation_prompt"])
+def test_a_request_speaks_to_the_template_not_to_transformers(name: str) -> None:
+    """G7, S1: a request can neither replace the template nor break its rendering."""
+    with pytest.raises(InvalidRequest, match=name):
+        GenerationRequest(ModelSpec("m"), "Hi", chat_template_kwargs={name: True})
+
+
+def test_half_a_character_is_refused() -> None:
+    """A5: no 500 from the tokenizer."""
+    with pytest.raises(InvalidRequest, match="half of a character at position 3"):
+        GenerationRequest(ModelSpec("m"), "Hi \ud83d")

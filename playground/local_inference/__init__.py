@@ -42,8 +42,13 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 0.25
 MAX_WAITING = 256
 _SEEDS = 2**31
-# bitsandbytes logs a line for every int8 product, and at import one about an optional kernel that is not needed.
-_TALKATIVE = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
+# bitsandbytes logs a line for every int8 product, and at import one about an optional kernel that is not needed; the
+# tokenizer warns of long prompts, which are refused in a sentence of our own.
+_TALKATIVE = (
+    "bitsandbytes.autograd._functions",
+    "bitsandbytes.backends.cpu.ops",
+    "transformers.tokenization_utils_base",
+)
 
 
 class LocalInference:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import struct
 from collections.abc import Mapping
@@ -28,7 +29,9 @@ _LORA_PAIR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>
 
 # Loading one of these into a model changes the model's own weights for good, so it may never touch a shared base.
 _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_PROMPT_LEARNING = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT"}
+_PROMPT_LEARNING = {
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,10 @@ def read_safetensors_header(path: Path) -> dict[str, TensorHeader]:
             raise ValueError(f"{path.name} is not a whole safetensors file (its header claims {length} bytes).")
         try:
             raw = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path.name} is not a safetensors file (its header is not JSON).") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path.name} is not a safetensors file (its header is no object).")
     tensors = {name: _tensor_header(path, name, entry) for name, entry in raw.items() if name != "__metadata__"}
     expected = max((tensor.end for tensor in tensors.values()), default=0) + 8 + length
     if expected != size:
@@ -71,13 +76,18 @@ def read_safetensors_header(path: Path) -> dict[str, TensorHeader]:
 
 
 def _tensor_header(path: Path, name: str, entry: Any) -> TensorHeader:
+    bad = ValueError(f"{path.name} is not a safetensors file (bad entry for {name}).")
     try:
-        header = TensorHeader(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path.name} is not a safetensors file (bad entry for {name}).") from error
-    width = _TENSOR_BYTES.get(header.dtype)
-    if width is not None and header.end - header.start != header.numel * width:
-        raise ValueError(f"{path.name} is damaged: {name} has {header.end - header.start} bytes for {header.shape}.")
+        shape, (start, end) = list(entry["shape"]), entry["data_offsets"]
+        dtype = entry["dtype"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise bad from error
+    if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in (*shape, start, end)) or end < start:
+        raise bad
+    header = TensorHeader(dtype, tuple(shape), start, end)
+    width = _TENSOR_BYTES.get(dtype)
+    if width is not None and end - start != header.numel * width:
+        raise ValueError(f"{path.name} is damaged: {name} has {end - start} bytes for {header.shape}.")
     return header
 
 
@@ -85,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The adapter's configuration. Raises ValueError with a sentence when it cannot be read."""
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{CONFIG_FILE} cannot be read: {error}. Copy the adapter again.") from error
     if not isinstance(config, dict):
         raise ValueError(f"{CONFIG_FILE} holds a {type(config).__name__}, not an object. Copy the adapter again.")
@@ -94,17 +104,18 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def inspect_adapter(folder: Path) -> AdapterInfo:
     """What ``folder`` says of itself, with its problems and warnings; never raises for a bad adapter. Milliseconds."""
-    folder = folder.expanduser()
-    missing = _missing_files(folder)
-    if missing:
-        return AdapterInfo(path=str(folder), name=folder.name, problems=(missing,))
+    folder = Path(os.path.expanduser(folder))
     try:
+        missing = _missing_files(folder)
+        if missing:
+            return AdapterInfo(path=str(folder), name=folder.name, problems=(missing,))
         config = read_config(folder)
         tensors = read_safetensors_header(folder / WEIGHTS_FILE)
     except (OSError, ValueError) as error:
         return AdapterInfo(path=str(folder), name=folder.name, problems=(str(error),))
     problems = [*_config_problems(config), *_tensor_problems(config, tensors)]
-    targets = config.get("target_modules") or ()
+    targets = config.get("target_modules")
+    targets = targets if isinstance(targets, (str, list)) else ()
     rank = config.get("r")
     return AdapterInfo(
         path=str(folder.resolve()),
@@ -120,10 +131,10 @@ def inspect_adapter(folder: Path) -> AdapterInfo:
 
 def discover_adapters(folder: Path) -> list[AdapterInfo]:
     """``folder`` itself when it is an adapter, else the adapters directly inside it, by name; [] when there are none."""
-    folder = folder.expanduser()
-    if (folder / CONFIG_FILE).exists():
+    folder = Path(os.path.expanduser(folder))
+    if os.path.exists(folder / CONFIG_FILE):
         return [inspect_adapter(folder)]
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     return [inspect_adapter(child) for child in sorted(folder.iterdir()) if (child / CONFIG_FILE).exists()]
 
@@ -161,7 +172,7 @@ def lora_pairs(names: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _missing_files(folder: Path) -> str:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"There is no folder {str(folder)!r}. Check the path."
     if not (folder / CONFIG_FILE).is_file():
         inside = sorted(child.name for child in folder.iterdir() if (child / CONFIG_FILE).is_file())
@@ -198,6 +209,9 @@ def _config_problems(config: Mapping[str, Any]) -> list[str]:
         )
     if config.get("layer_replication"):
         problems.append("This adapter repeats layers of the base (layer_replication), so it cannot share a base.")
+    targets = config.get("target_modules")
+    if targets is not None and not isinstance(targets, (str, list)):
+        problems.append(f"target_modules is {targets!r} in {CONFIG_FILE}. It must be a text or a list of texts.")
     if kind == "LORA" and not isinstance(config.get("lora_alpha"), (int, float)):
         problems.append(f"lora_alpha is {config.get('lora_alpha')!r} in {CONFIG_FILE}. It must be a number.")
     return problems

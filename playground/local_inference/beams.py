@@ -1,4 +1,4 @@
-"""Beam search: transformers' own, with every setting passed explicitly and a Stop that is heard at each step.
+"""Beam search: transformers' own, with every setting passed explicitly, and something to do between its steps.
 
 The answer comes whole, at the end; stop sequences cut it there.
 """
@@ -16,7 +16,7 @@ from playground.types import GenerationSettings
 
 
 class _Cancelled(StoppingCriteria):  # type: ignore[misc]
-    """Ends all beams when ``asked`` says so. Never by raising: generate must leave the model tidy."""
+    """Asks ``asked`` after every step, and ends all beams when it says so. Never by raising: generate must end tidily."""
 
     def __init__(self, asked: Callable[[], bool]) -> None:
         self._asked = asked
@@ -50,7 +50,10 @@ def beam_search(
     stop_ids: frozenset[int],
     cancelled: Callable[[], bool],
 ) -> list[list[int]]:
-    """``settings.num_return_sequences`` answers as token ids, the best first, without prompt and padding."""
+    """``settings.num_return_sequences`` answers as token ids, the best first, without prompt and padding.
+
+    ``cancelled`` is called once for each step and ends the search when it returns True.
+    """
     device = next(model.parameters()).device
     ids = torch.tensor([list(prompt_ids)], device=device)
     end = sorted(stop_ids)

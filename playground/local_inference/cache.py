@@ -6,17 +6,21 @@ requests load once, and a slow download of one model never holds up another.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, Protocol
 
+from playground.errors import AdapterInvalid
 from playground.types import ModelSpec, Status
 
 Report = Callable[[Status], None]
+
+_READ_AGAIN = 3
 
 
 class Holds(Protocol):
@@ -55,12 +59,16 @@ class Prepared:
 
 
 class Lane:
-    """One daemon thread that does the loading jobs of one base in order, and tells everyone waiting how far it is."""
+    """One daemon thread that does the loading jobs of one base in order, and tells everyone waiting how far it is.
 
-    def __init__(self, name: str) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[Report], Prepared], Future[Prepared], Report]] = (
+    When there is nothing left to do it asks ``may_end(lane)``, and ends where that says so.
+    """
+
+    def __init__(self, name: str, may_end: Callable[[Lane], bool]) -> None:
+        self.jobs: queue.SimpleQueue[tuple[Callable[[Report], Prepared], Future[Prepared], Report]] = (
             queue.SimpleQueue()
         )
+        self._may_end = may_end
         self._listeners: list[Report] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._run, name=f"load {name}", daemon=True).start()
@@ -70,12 +78,13 @@ class Lane:
         future: Future[Prepared] = Future()
         with self._lock:
             self._listeners.append(report)
-        self._jobs.put((job, future, report))
+        self.jobs.put((job, future, report))
         return future
 
     def _run(self) -> None:
-        while True:
-            self._do(*self._jobs.get())
+        self._do(*self.jobs.get())
+        while not self._may_end(self):
+            self._do(*self.jobs.get())
 
     def _do(self, job: Callable[[Report], Prepared], future: Future[Prepared], report: Report) -> None:
         # A method of its own, so that nothing here keeps a resident alive while the lane is idle.
@@ -127,9 +136,19 @@ class Residents:
 
     def prepare(self, spec: ModelSpec, report: Report) -> Future[Prepared]:
         """Load and attach what is missing of ``spec``, in the base's own thread; the result comes pinned."""
+        place = _place(spec.base)
         with self._lock:
-            lane = self._lanes.setdefault(_place(spec.base), Lane(spec.base))
-        return lane.run(lambda broadcast: self._prepare(spec, broadcast), report)
+            if place not in self._lanes:
+                self._lanes[place] = Lane(spec.base, partial(self._close_lane, place))
+            return self._lanes[place].run(lambda broadcast: self._prepare(spec, broadcast), report)
+
+    def _close_lane(self, place: str, lane: Lane) -> bool:
+        """Forget an idle lane; a later request makes a new one."""
+        with self._lock:
+            if not lane.jobs.empty():
+                return False
+            self._lanes.pop(place, None)
+            return True
 
     def find(self, base: str) -> list[Any]:
         """The residents loaded from ``base``, a path or hub id."""
@@ -152,14 +171,26 @@ class Residents:
     def _prepare(self, spec: ModelSpec, report: Report) -> Prepared:
         resident = self._hold(spec, report)
         try:
-            for path, _ in spec.adapters:
-                if resident.apply(ModelSpec(spec.base, ((path, 1.0),))) is None:
-                    resident.adapters[path] = self._attach(resident, path, report)
-            applied = resident.apply(spec)
+            applied = self._applied(resident, spec, report)
         except BaseException:
             resident.pin(-1)
             raise
         return Prepared(resident, applied)
+
+    def _applied(self, resident: Any, spec: ModelSpec, report: Report) -> Any:
+        """The adapters of ``spec``, attached where need be; files that change meanwhile are read again, a few times."""
+        for _ in range(_READ_AGAIN):
+            for path, _ in spec.adapters:
+                if resident.apply(ModelSpec(spec.base, ((path, 1.0),))) is None:
+                    attached = self._attach(resident, path, report)
+                    resident.adapters[os.path.realpath(os.path.expanduser(path))] = attached
+            applied = resident.apply(spec)
+            if applied is not None:
+                return applied
+        raise AdapterInvalid(
+            "The adapter's files keep changing while they are read.",
+            "Wait until its training has saved it, then ask again.",
+        )
 
     def _hold(self, spec: ModelSpec, report: Report) -> Any:
         """The pinned resident for ``spec``, loaded if need be. Only the base's own lane comes here."""
@@ -191,5 +222,5 @@ def _serves(held: Any, spec: ModelSpec) -> bool:
 
 def _place(base: str) -> str:
     """Where ``base`` is: the resolved folder (so a symbolic link is the same place), or the hub id itself."""
-    folder = Path(base).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else base
+    folder = os.path.expanduser(base)
+    return os.path.realpath(folder) if os.path.isdir(folder) else base

@@ -53,6 +53,7 @@ class StepLoop:
     def __init__(self, slots: int = LIVE_ROWS) -> None:
         self.scheduler: Scheduler[Row] = Scheduler(slots, _fits)
         self._prefilled = 0
+        self._searching: Row | None = None
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
 
     def run(self, job: Callable[[], Any]) -> Future[Any]:
@@ -64,6 +65,11 @@ class StepLoop:
     def step(self) -> bool:
         """One round: waiting jobs, some prefill, one token for every row that decodes. False when nothing is left to do."""
         self._run_jobs()
+        self._round()
+        return bool(self.scheduler.live() or self.scheduler.waiting() or not self._jobs.empty())
+
+    def _round(self) -> None:
+        """One step of every live row, those that wait for a beam search to end left out while one is running."""
         for row in self.scheduler.waiting():
             if row.cancelled.is_set():
                 self._end(row, lambda row: row.finish("cancelled"))
@@ -72,11 +78,17 @@ class StepLoop:
         self._tell_places()
         self._prefilled = 0
         for row in self.scheduler.live():
-            if row.cancelled.is_set() or not _decodes_together(row):
+            if row is not self._searching and (row.cancelled.is_set() or not _decodes_together(row)):
                 self._guarded(row, self._advance)
         for resident, rows in self._companies():
             self._advance_together(resident, rows)
-        return bool(self.scheduler.live() or self.scheduler.waiting() or not self._jobs.empty())
+
+    def _beside(self, row: Row) -> bool:
+        """Between two steps of ``row``'s beam search: a round for everybody else. True when ``row`` was cancelled."""
+        if not row.applied.exclusive:
+            self._run_jobs()  # a job may need the base as it is, which PEFT has changed during an exclusive row's turn
+        self._round()
+        return row.cancelled.is_set()
 
     def _tell_places(self) -> None:
         """Say to those who wait how many are before them, whenever that changed."""
@@ -121,7 +133,8 @@ class StepLoop:
             text = row.state.text.flush() if row.state else ""
             self._end(row, lambda row: row.finish("cancelled", text))
         elif row.request.settings.strategy == "beam_search":
-            self._beams(row)
+            if self._searching is None:
+                self._beams(row)
         else:
             self._advance_alone(row)
 
@@ -192,21 +205,25 @@ class StepLoop:
             self._end(row, lambda row: row.finish(reason, text))
 
     def _beams(self, row: Row) -> None:
-        """The whole beam search, as one step that Stop can end: one text event for each answer, then its last."""
+        """The whole beam search; the other rows go on between its steps, other beam searches after it."""
         resident: Resident = row.resident
         tokenizer = resident.tokenizer(row.applied)
         stops = (*row.request.settings.stop, *extra_stops(row.request, tokenizer))
         stop_ids = _stop_ids(row)
         assert row.prompt is not None
-        with resident.running(row.applied) as model:
-            answers = beam_search(
-                model,
-                row.prompt.token_ids,
-                row.request.settings,
-                row.prompt.max_new_tokens,
-                stop_ids,
-                row.cancelled.is_set,
-            )
+        self._searching = row
+        try:
+            with resident.running(row.applied) as model:
+                answers = beam_search(
+                    model,
+                    row.prompt.token_ids,
+                    row.request.settings,
+                    row.prompt.max_new_tokens,
+                    stop_ids,
+                    partial(self._beside, row),
+                )
+        finally:
+            self._searching = None
         if row.cancelled.is_set():
             self._end(row, lambda row: row.finish("cancelled"))
             return
@@ -323,6 +340,11 @@ class ComputeThread:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """False once it was told to end."""
+        return not self._closing
 
     def wake(self) -> None:
         """Something was added, or cancelled."""

@@ -5,6 +5,10 @@ Nothing here runs code from a checkpoint: no remote code, no pickle.
 
 from __future__ import annotations
 
+import copy
+import json
+import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +35,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from playground.errors import AdapterInvalid, ModelNotFound, ModelUnsupported, OutOfMemory
-from playground.local_inference.adapters import TEMPLATE_FILE, TOKENIZER_FILES, read_safetensors_header
+from playground.local_inference.adapters import TEMPLATE_FILE, read_safetensors_header
 from playground.local_inference.memory import device_bytes
 from playground.types import ModelSpec, Status
 
@@ -77,8 +81,8 @@ def resolve(base: str, report: Report) -> Path:
 
     Raises `ModelNotFound` with what to do: a mistyped id, a gated model, no network.
     """
-    folder = Path(base).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(base))
+    if os.path.isdir(folder):
         _refuse_other_folders(folder)
         return folder.resolve()
     if folder.is_absolute() or base.startswith("."):
@@ -153,25 +157,46 @@ def read_tokenizer(path: Path) -> Any:
 def adapter_tokenizer(folder: Path, base_tokenizer: Any, vocabulary: int) -> Any:
     """The tokenizer to use with the adapter in ``folder``: its own one or its own template where it brought them.
 
-    ``vocabulary`` is the base's number of embeddings. Raises `AdapterInvalid` when the adapter's tokens do not fit it.
+    ``vocabulary`` is the base's number of embeddings. Raises `AdapterInvalid` when the adapter's tokenizer cannot be read or
+    does not fit the base.
     """
-    if any((folder / name).is_file() for name in TOKENIZER_FILES):
-        tokenizer = read_tokenizer(folder)
-        if len(tokenizer) > vocabulary:
-            raise AdapterInvalid(
-                f"Adapter {folder.name!r} has {len(tokenizer)} tokens, the base has embeddings for {vocabulary}.",
-                "It was trained on a base with more tokens; load that base.",
-            )
-        if not tokenizer.chat_template:
-            tokenizer.chat_template = base_tokenizer.chat_template
-        return tokenizer
-    if (folder / TEMPLATE_FILE).is_file():
-        import copy
+    tokenizer = base_tokenizer
+    if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        tokenizer = _own_tokenizer(folder, vocabulary)
+    template = _own_template(folder)
+    if template or not tokenizer.chat_template:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = template or base_tokenizer.chat_template
+    return tokenizer
 
-        tokenizer = copy.deepcopy(base_tokenizer)
-        tokenizer.chat_template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
-        return tokenizer
-    return base_tokenizer
+
+def _own_tokenizer(folder: Path, vocabulary: int) -> Any:
+    try:
+        tokenizer = read_tokenizer(folder)
+    except ModelUnsupported as error:
+        raise AdapterInvalid(
+            f"Adapter {folder.name!r} brought a tokenizer that cannot be read: {error.message}",
+            "Remove its tokenizer files to use the base's, or save them again.",
+        ) from error
+    if len(tokenizer) > vocabulary:
+        raise AdapterInvalid(
+            f"Adapter {folder.name!r} has {len(tokenizer)} tokens, the base has embeddings for {vocabulary}.",
+            "It was trained on a base with more tokens; load that base.",
+        )
+    return tokenizer
+
+
+def _own_template(folder: Path) -> str:
+    """The chat template beside the adapter, "" where there is none or an empty one."""
+    file = folder / TEMPLATE_FILE
+    try:
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdapterInvalid(
+            f"Adapter {folder.name!r}: {TEMPLATE_FILE} cannot be read: {error}.",
+            "Save it again as UTF-8, or remove it.",
+        ) from error
+    return text if text.strip() else ""
 
 
 def context_window(config: Any, tokenizer: Any) -> int:
@@ -243,7 +268,7 @@ def _refuse_other_models(path: Path, config: Any) -> None:
             f"{path.name!r} is a {', '.join(names) or config.model_type}, which does not generate text.",
             "Choose a causal language model.",
         )
-    if not any(path.glob("*.safetensors")):
+    if not any(not file.name.startswith("adapter_") for file in path.glob("*.safetensors")):
         raise ModelUnsupported(
             f"{path.name!r} has no .safetensors weights; other formats can run code when opened.",
             "Convert it with save_pretrained(…) of a current transformers.",
@@ -266,11 +291,22 @@ def _model_class(config: Any) -> Any:
 def _checkpoint_size(path: Path) -> tuple[int, int]:
     """(parameters, bytes) of the checkpoint, from its safetensors headers."""
     try:
-        headers = [read_safetensors_header(file) for file in sorted(path.glob("*.safetensors"))]
-    except ValueError as error:
+        headers = [read_safetensors_header(file) for file in _weight_files(path)]
+    except (ValueError, OSError) as error:
         raise ModelUnsupported(f"{path.name!r} cannot be loaded: {error}", "Copy or download it again.") from error
     tensors = [tensor for header in headers for tensor in header.values()]
     return sum(tensor.numel for tensor in tensors), sum(tensor.end - tensor.start for tensor in tensors)
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The safetensors files that make up the model: those of the index, or the one, but never an adapter's."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        return [path / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+    one = path / "model.safetensors"
+    return (
+        [one] if one.is_file() else sorted(f for f in path.glob("*.safetensors") if not f.name.startswith("adapter_"))
+    )
 
 
 def _choose_device(asked: str) -> tuple[str, str]:
@@ -329,9 +365,9 @@ def _read_model(path: Path, config: Any, plan: Plan, report: Report) -> Any:
     if plan.device != "cpu":
         options["device_map"] = {"": plan.device}
     try:
-        with _reading, _progress(report):
+        with _reading, _progress(report), _without_adapter(path) as folder:
             model, info = _model_class(config).from_pretrained(
-                str(path),
+                str(folder),
                 config=config,
                 local_files_only=True,
                 use_safetensors=True,
@@ -367,6 +403,22 @@ def _try_out(path: Path, model: Any, plan: Plan) -> None:
             f"{path.name!r} computes NaN or infinite numbers as {plan.dtype}, {plan.quantization}.",
             "Choose float32 or bfloat16, or copy the checkpoint again.",
         )
+
+
+@contextmanager
+def _without_adapter(path: Path) -> Iterator[Path]:
+    """``path``, or where it also holds an adapter, a folder of links to the base's own files only.
+
+    transformers would put such an adapter on the model unasked, and the base would not be the base.
+    """
+    if not (path / "adapter_config.json").exists():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for file in path.iterdir():
+            if file.is_file() and not file.name.startswith("adapter_"):
+                (Path(folder) / file.name).symlink_to(file)
+        yield Path(folder)
 
 
 def _bitsandbytes(plan: Plan) -> Any:

@@ -83,19 +83,15 @@ class Switch:
     def use(self, rows: Sequence[Active]) -> Iterator[None]:
         """Within the block, row i of each forward pass gets the adapters ``rows[i]``; one entry counts for all rows.
 
-        Outside the block the base answers.
+        Outside the block the base answers. Blocks may be nested.
         """
-        self._rows = rows
-        if len(rows) > 1 and any(row != rows[0] for row in rows):
-            self._together = self._mix(rows)
-        elif rows and rows[0]:
-            self._together = None
-        else:
-            self._rows = ()
+        before = self._rows, self._together  # a beam search lets other rows step between its own steps
+        self._rows = rows if any(rows) else ()
+        self._together = self._mix(rows) if any(row != rows[0] for row in rows[1:]) else None
         try:
             yield
         finally:
-            self._rows, self._together = (), None
+            self._rows, self._together = before
 
     def _mix(self, rows: Sequence[Active]) -> _Together:
         """All adapters of ``rows`` side by side; the last few companies are remembered, as rows stay for many steps."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from playground.errors import ModelBusy, ModelNotLoaded
+from playground.errors import EngineFailure, ModelBusy, ModelNotLoaded
 from playground.local_inference import memory
 from playground.local_inference.cache import Prepared, Report, Residents
 from playground.local_inference.engine import ComputeThread, StepLoop, prepare_row
@@ -28,10 +29,17 @@ class Machinery:
         self.thread.wake()
 
     def compute(self, job: Any) -> Any:
-        """Run ``job`` on the compute thread between steps, and return its result."""
+        """Run ``job`` on the compute thread between steps, and return its result. Raises `EngineFailure` after `close`."""
         future = self.loop.run(job)
         self.thread.wake()
-        return future.result()
+        while True:
+            try:
+                return future.result(timeout=1.0)
+            except FutureTimeout:
+                if future.done():
+                    raise
+                if not self.thread.running:
+                    raise EngineFailure("The app is shutting down.", "Start it again.") from None
 
     def unload(self, base: str) -> int:
         """Drop every resident of ``base``; returns bytes that came back, measured. Raises `ModelBusy`."""

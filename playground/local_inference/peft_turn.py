@@ -17,7 +17,7 @@ from peft import PeftConfig, PeftModelForCausalLM
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from playground.errors import AdapterInvalid, EngineFailure
+from playground.errors import AdapterInvalid, EngineFailure, PlaygroundError
 
 _NAME = "turn"
 _DAMAGED = (
@@ -67,12 +67,17 @@ class PeftTurn:
             return
         self._key = None
         self._take_off()
+        self._check_base()
+
+    def _check_base(self) -> None:
+        """Compare the base with what it was before the adapter."""
         after = probe(self._base, self._vocabulary)
         if self._canary is None or not torch.equal(after, self._canary):
             self.damaged = True
             raise EngineFailure(*_DAMAGED)
 
     def _wrap(self, folder: Path) -> Any:
+        """Put the adapter on; whatever goes wrong, the base is as it was, and that is checked."""
         try:
             with warnings.catch_warnings(), _plain_state_dict():
                 warnings.simplefilter("ignore")  # what they say is checked below, from the load result itself
@@ -81,27 +86,18 @@ class PeftTurn:
                 self._model = PeftModelForCausalLM(self._base, config, adapter_name=_NAME)
                 result = self._model.load_adapter(str(folder), _NAME, is_trainable=False)
                 self._model.eval().requires_grad_(False)
-        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, OSError) as error:
+            _check(folder, result)
+        except Exception as error:
             self._take_off()
+            self._check_base()
+            if isinstance(error, PlaygroundError):
+                raise
             first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise AdapterInvalid(
                 f"PEFT cannot load adapter {folder.name!r} on this base: {first[:200]}",
                 "Check that it was trained on this base, and with a PEFT version no newer than the one here.",
             ) from error
-        self._check(folder, result)
         return self._model
-
-    def _check(self, folder: Path, result: Any) -> None:
-        missing = [key for key in result.missing_keys if f".{_NAME}." in key]
-        unexpected = list(result.unexpected_keys)
-        if missing or unexpected:
-            self._take_off()
-            what = "misses" if missing else "has unexpected"
-            names = ", ".join((missing or unexpected)[:2])
-            raise AdapterInvalid(
-                f"Adapter {folder.name!r} {what} {len(missing or unexpected)} tensors for this base ({names} …).",
-                "Its configuration and weights do not belong together, or it was trained on another base.",
-            )
 
     def _take_off(self) -> None:
         """Put every part of the base back where it was.
@@ -130,6 +126,19 @@ class PeftTurn:
         for layer in layers:
             if _NAME in layer.scaling:
                 layer.set_scale(_NAME, scale)
+
+
+def _check(folder: Path, result: Any) -> None:
+    """Refuse what PEFT only warns of: tensors that are missing, or that nothing on this base is waiting for."""
+    missing = [key for key in result.missing_keys if f".{_NAME}." in key]
+    unexpected = list(result.unexpected_keys)
+    if missing or unexpected:
+        what = "misses" if missing else "has unexpected"
+        names = ", ".join((missing or unexpected)[:2])
+        raise AdapterInvalid(
+            f"Adapter {folder.name!r} {what} {len(missing or unexpected)} tensors for this base ({names} …).",
+            "Its configuration and weights do not belong together, or it was trained on another base.",
+        )
 
 
 def _parts(base: nn.Module) -> list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]:

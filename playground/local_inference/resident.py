@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from peft import PeftConfig
 
-from playground.errors import AdapterInvalid, InvalidRequest
+from playground.errors import AdapterInvalid, InvalidRequest, PlaygroundError
 from playground.local_inference.adapters import (
     WEIGHTS_FILE,
     content_hash,
@@ -146,7 +147,7 @@ class Resident:
         """The attached adapters that ``spec`` asks for, or None when one is not attached or its files changed."""
         found = []
         for path, scale in spec.adapters:
-            attached = self.adapters.get(path)
+            attached = self.adapters.get(place(path))
             if attached is None or attached.files != fingerprint(Path(path)):
                 return None
             found.append((attached, scale))
@@ -193,6 +194,11 @@ class Resident:
         )
 
 
+def place(path: str) -> str:
+    """The adapter's key: where its folder really is, so that a symbolic link is the same entry."""
+    return os.path.realpath(os.path.expanduser(path))
+
+
 def _weights(applied: Applied) -> list[tuple[LoraWeights, float]]:
     return [(a.weights, scale) for a, scale in applied.adapters if a.weights is not None]
 
@@ -220,19 +226,30 @@ def read_adapter(resident: Resident, path: str, report: Report) -> Attached:
             f"Adapter {folder.name!r} is of a kind that PEFT does not know ({info.peft_type}): {error}.",
             "Use a newer peft, or another adapter.",
         ) from error
-    names = read_safetensors_header(folder / WEIGHTS_FILE)
-    plain = info.peft_type == "LORA" and is_plain(config, resident.model, names)
-    weights = read_weights(folder, config, resident.model) if plain else None
+    try:
+        names = read_safetensors_header(folder / WEIGHTS_FILE)
+        plain = info.peft_type == "LORA" and is_plain(config, resident.model, names)
+        weights = read_weights(folder, config, resident.model) if plain else None
+        warned = _warnings(resident, info, config, weights)
+        tokenizer = adapter_tokenizer(folder, resident.loaded.tokenizer, resident.vocabulary)
+        sha256 = content_hash(folder)
+    except PlaygroundError:
+        raise
+    except Exception as error:  # a malformed configuration breaks PEFT's own matching in many ways
+        raise AdapterInvalid(
+            f"Adapter {folder.name!r} cannot be read: {type(error).__name__}: {error}.",
+            "Check adapter_config.json, or save the adapter again with PEFT.",
+        ) from error
     loaded = LoadedAdapter(
         name=folder.name,
         path=path,
-        sha256=content_hash(folder),
+        sha256=sha256,
         bytes=info.bytes,
         exclusive=weights is None,
         moves_logits=False,
-        warnings=_warnings(resident, info, config, weights),
+        warnings=warned,
     )
-    return Attached(loaded, files, adapter_tokenizer(folder, resident.loaded.tokenizer, resident.vocabulary), weights)
+    return Attached(loaded, files, tokenizer, weights)
 
 
 def _warnings(resident: Resident, info: AdapterInfo, config: Any, weights: LoraWeights | None) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from playground.types import GenerationSettings
 
 # Enough candidates for nearly every nucleus; the whole row is sorted when a nucleus turns out to be wider.
 _FIRST_CANDIDATES = 512
+# Below this the draw is certain anyway, and dividing by it would overflow.
+_COLDEST = 1e-6
 
 
 def row_seed(seed: int, index: int) -> int:
@@ -127,7 +129,7 @@ def _filters(settings: tuple[GenerationSettings, ...], vocabulary: int) -> _Filt
         return torch.tensor(values, dtype=torch.float64)[:, None]
 
     return _Filters(
-        temperature=column([s.temperature for s in settings]),
+        temperature=column([max(s.temperature, _COLDEST) for s in settings]),
         top_k=torch.tensor(ks)[:, None] if any(k < first for k in ks) else None,
         top_p=column([p if p < 1.0 else 2.0 for p in ps]) if min(ps) < 1.0 else None,  # 2: nothing is beyond it
         min_p=column(ms) if max(ms) > 0.0 else None,

@@ -44,7 +44,9 @@ class Detokenizer:
         return window[len(before) :] if window.startswith(before) else window.removeprefix(before.rstrip(_REPLACEMENT))
 
     def _accept(self, text: str) -> str:
-        self._from = self._shown
+        # The window begins at a token that shows: behind one that decodes to nothing, a word would lose its space.
+        if text:
+            self._from = self._shown
         self._shown = len(self._ids)
         return text
 

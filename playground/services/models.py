@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from playground.config import AppConfig, ModelEntry
+from playground.config import AppConfig, ModelEntry, existing_folder, is_path
 from playground.errors import AdapterInvalid, ModelNotFound, ModelNotLoaded
 from playground.local_inference import LocalInference
 from playground.local_inference.adapters import discover_adapters, inspect_adapter
@@ -155,13 +155,10 @@ class Models:
             raise ModelNotFound(
                 f"{base!r} is not offered here.", f"Offered: {names}. Others can be added with --model."
             )
-        folder = Path(base).expanduser()
-        if folder.is_dir():
-            return str(folder.resolve())
-        looks_like_path = (
-            base.startswith((".", "~", os.sep)) or (os.sep != "/" and os.sep in base) or base.count("/") > 1
-        )
-        if looks_like_path or folder.exists():
+        folder = existing_folder(base)
+        if folder:
+            return folder
+        if is_path(base) or os.path.exists(base):
             raise ModelNotFound(f"There is no model folder {base!r}.", "Check the path; it must hold a config.json.")
         if "/" not in base:
             names = ", ".join(self._config.models)
@@ -180,9 +177,9 @@ class Models:
                 f"{adapter!r} is not offered for {base!r} here.",
                 f"Offered: {names}. Others can be added with --adapter.",
             )
-        folder = Path(adapter).expanduser()
-        if folder.is_dir():
-            return str(folder.resolve())
+        folder = existing_folder(adapter)
+        if folder:
+            return folder
         raise AdapterInvalid(
             f"There is no adapter {adapter!r} for {base!r}.", f"Offered: {names}. Or type the folder of an adapter."
         )

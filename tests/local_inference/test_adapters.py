@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,10 @@ def _weights(change: Callable[[bytes], bytes]) -> Break:
     return edit
 
 
+def _file(header: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header
+
+
 def _half_a_pair(folder: Path) -> None:
     from safetensors.numpy import save_file
 
@@ -63,6 +68,17 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "cut off": (_weights(lambda data: data[:-10]), "cut off"),
     "empty": (_weights(lambda data: b""), "empty or cut off"),
     "no safetensors": (_weights(lambda data: b"x" * 5000), "not a whole safetensors"),
+    "header is a list": (_weights(lambda data: _file(b"[]")), "no object"),
+    "header nests deeply": (_weights(lambda data: _file(b"[" * 100_000)), "not JSON"),
+    "offsets are null": (
+        _weights(lambda data: _file(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": null}}')),
+        "bad entry for a",
+    ),
+    "a negative shape": (
+        _weights(lambda data: _file(b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}')),
+        "bad entry for a",
+    ),
+    "target_modules is a number": (_config(target_modules=5), "target_modules is 5"),
     "half a pair": (_half_a_pair, "without its other half"),
 }
 
@@ -77,6 +93,13 @@ def test_a_broken_adapter_says_what_is_wrong(tmp_path: Path, what: str) -> None:
     problems = inspect_adapter(folder).problems
     assert any(says in problem for problem in problems), problems
     assert all(problem.rstrip().endswith((".", ")")) for problem in problems)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "~nosuchuser/adapter", "\0", "a\nb"])
+def test_whatever_is_typed_is_a_sentence(path: str) -> None:
+    """P1: a path that no file system knows is refused like any other."""
+    assert "no folder" in inspect_adapter(Path(path)).problems[0]
+    assert discover_adapters(Path(path)) == []
 
 
 def test_a_good_adapter_tells_what_it_is() -> None:

@@ -157,3 +157,28 @@ def test_a_base_that_an_adapter_damaged_is_never_used_again(
 def _one_after_another(inference: LocalInference, *requests: GenerationRequest) -> None:
     for request in requests:
         events_of(inference, request)
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("x"), AssertionError("x"), RecursionError("x"), ZeroDivisionError("x")], ids=repr
+)
+def test_whatever_breaks_while_attaching_leaves_the_base_as_it_was(
+    inference: LocalInference, make_adapter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """G6, G2: half an adapter must never stay on the base that everybody shares."""
+    import peft
+
+    folder = make_adapter(LoraConfig(r=4, use_dora=True, target_modules=ALL, init_lora_weights=False), "breaks")
+    base = ids_of(events_of(inference, ask(PROMPTS[0])))
+
+    def breaks(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(peft.PeftModel, "load_adapter", breaks)
+        with pytest.raises(AdapterInvalid, match="PEFT cannot load"):
+            events_of(inference, ask(PROMPTS[0], (folder, 1.0)))
+    assert ids_of(events_of(inference, ask(PROMPTS[0]))) == base
+    assert ids_of(events_of(inference, ask(PROMPTS[0], (PIRATE, 1.0)))) != base
+    assert inference._machinery is not None
+    assert not any("lora" in name for name, _ in inference._machinery.residents.all()[0].model.named_modules())

@@ -531,6 +531,61 @@ def test_closing_the_engine_ends_every_stream() -> None:
     assert ended
     with pytest.raises(EngineFailure, match="shutting down"):
         next(iter(engine.stream(ask())))
+    with pytest.raises(EngineFailure, match="shutting down"):
+        engine.load(ModelSpec(str(STARTER), ((str(SQL), 1.0),)))
+
+
+def test_an_adapter_in_the_bases_own_folder_is_not_put_on_it(inference: LocalInference, tmp_path: Path) -> None:
+    """G1: transformers would load it unasked, and the base pane would not be the base."""
+    import shutil
+
+    both = tmp_path / "both"
+    shutil.copytree(STARTER, both)
+    shutil.copytree(PIRATE, both, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+    spec = ModelSpec(str(both))
+    assert ids_of(events_of(inference, replace(ask(), spec=spec))) == ids_of(events_of(inference, ask()))
+    tuned = replace(spec, adapters=((str(both), 1.0),))
+    assert ids_of(events_of(inference, replace(ask(), spec=tuned))) == ids_of(
+        events_of(inference, ask(PROMPTS[0], (PIRATE, 1.0)))
+    )
+    infos = {info.path: info.parameters for info in inference.residents()}
+    assert infos[str(both)] == infos[str(STARTER)]
+    inference.unload(str(both))
+
+
+def test_an_adapter_behind_a_symbolic_link_is_the_same_entry(inference: LocalInference, tmp_path: Path) -> None:
+    """G1."""
+    (tmp_path / "link").symlink_to(SQL)
+    inference.load(ModelSpec(str(STARTER), ((str(SQL), 1.0),)))
+    count = len(inference.residents()[0].adapters)
+    inference.load(ModelSpec(str(STARTER), ((str(tmp_path / "link"), 1.0),)))
+    assert len(inference.residents()[0].adapters) == count
+
+
+def test_loading_leaves_no_threads_behind(inference: LocalInference) -> None:
+    """S5: neither what loads nor what fails."""
+    inference.load(ModelSpec(str(STARTER)))
+    before = threading.active_count()
+    for _ in range(10):
+        with pytest.raises(AdapterInvalid):
+            inference.load(ModelSpec(str(STARTER), (("/no/such/adapter", 1.0),)))
+        with pytest.raises(ModelNotFound):
+            inference.load(ModelSpec("/no/such/model"))
+    assert _wait_until(lambda: threading.active_count() <= before)
+
+
+def test_an_adapter_that_changes_while_it_is_read_is_a_sentence(
+    inference: LocalInference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G6: a training that saves at this very moment."""
+    from itertools import count
+
+    from playground.local_inference import resident
+
+    ticks = count()
+    monkeypatch.setattr(resident, "fingerprint", lambda folder: ((str(folder), 0, next(ticks)),))
+    with pytest.raises(AdapterInvalid, match="keep changing"):
+        inference.load(ModelSpec(str(STARTER), ((str(PIRATE), 1.0),)))
 
 
 @pytest.fixture(autouse=True)

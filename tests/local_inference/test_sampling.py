@@ -111,6 +111,13 @@ def test_greedy_takes_the_penalised_best() -> None:
     assert [choose_tokens([sampler], logits[None])[0] for _ in range(3)] == [0, 1, 2]
 
 
+def test_a_temperature_next_to_zero_is_greedy() -> None:
+    """G3: no overflow into nonsense."""
+    logits = _logits(9)
+    cold = Sampler(GenerationSettings(temperature=1e-309, top_k=0, top_p=1.0), (), seed=1)
+    assert choose_tokens([cold], logits[None]) == [int(logits.argmax())]
+
+
 def test_log_probabilities_are_the_raw_models() -> None:
     """ENGINE: before temperature and penalties."""
     logits = _logits(4)

@@ -80,3 +80,14 @@ def test_the_stop_that_is_complete_first_wins(stops: list[str]) -> None:
     """G4."""
     assert cut_at_stop("xaaby", stops) == ("x", True)
     assert cut_at_stop("baa", ["baa", "a"]) == ("b", True)
+
+
+def test_a_word_keeps_its_space_behind_a_token_that_shows_nothing() -> None:
+    """G5: skipped special tokens are part of the decoded whole, and so of the deltas."""
+
+    def skips_zero(ids: Sequence[int]) -> str:
+        return by_words([i for i in ids if i])
+
+    detokenizer = Detokenizer(skips_zero)
+    deltas = [detokenizer.push(i) for i in (1, 0, 2, 0, 0, 3)]
+    assert "".join(deltas) + detokenizer.flush() == "w1 w2 w3"

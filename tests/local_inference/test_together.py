@@ -267,3 +267,47 @@ def test_who_waits_is_told_their_place(inference: LocalInference, monkeypatch: p
         thread.join()
     assert any("before this one" in detail for details in told for detail in details)
     assert any("next in line" in detail for details in told for detail in details)
+
+
+def test_a_beam_search_stops_nobody(inference: LocalInference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G6: beside a long search others get the same tokens as ever, their Stop is heard, and adapters are attached."""
+    from playground.local_inference.resident import Resident
+
+    requests = [ask(PROMPTS[at], *COMPANY[at], max_new_tokens=20) for at in range(3)]
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    monkeypatch.setattr(Resident, "stop_ids", lambda *args: frozenset())
+    search = inference.stream(ask(PROMPTS[2], (PIRATE, 1.0), strategy="beam_search", num_beams=4, max_new_tokens=900))
+    for event in search:
+        if event.status.phase == "prefilling":
+            break
+    monkeypatch.undo()
+    dropped = inference.stream(ask(PROMPTS[0], max_new_tokens=900))
+    for event in dropped:
+        if event.tokens:
+            break
+    dropped.close()
+    assert _all_at_once(inference, requests) == alone
+    inference.load(ModelSpec(str(STARTER), ((str(SQL), 1.0),)))
+    assert inference.activity() == (1, 0), "the search must still be running for this to mean anything"
+    search.close()
+
+
+def test_a_beam_search_in_company_finds_what_it_finds_alone(inference: LocalInference) -> None:
+    """G2, G3: with its own adapter, whatever runs between its steps; two searches come one after the other."""
+    searches = [
+        ask(PROMPTS[2], *adapters, strategy="beam_search", num_beams=3, max_new_tokens=25)
+        for adapters in ((), ((PIRATE, 1.0),))
+    ]
+    requests = [*searches, *(ask(PROMPTS[at], *COMPANY[at], max_new_tokens=30) for at in range(3))]
+    alone = ["".join(event.text for event in events_of(inference, request)) for request in requests]
+    together: list[str] = [""] * len(requests)
+
+    def run(at: int) -> None:
+        together[at] = "".join(event.text for event in events_of(inference, requests[at]))
+
+    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone

@@ -36,7 +36,7 @@ def test_names_paths_and_adapters_become_one_spec(models: Models) -> None:
     assert models.spec("org/name").base == "org/name"
 
 
-@pytest.mark.parametrize("base", ["", "nothing", "/no/such/folder", "./nowhere", "a/b/c"])
+@pytest.mark.parametrize("base", ["", "nothing", "/no/such/folder", "./nowhere", "a/b/c", "x" * 3000, "~nosuchuser/x"])
 def test_an_unknown_base_is_refused_with_what_there_is(models: Models, base: str) -> None:
     """P1: before anything is loaded."""
     with pytest.raises(ModelNotFound):
