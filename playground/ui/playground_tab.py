@@ -131,7 +131,7 @@ class PlaygroundTab:
             self.prompt, self.template, self.use_case, self.streaming, *self.picker.selection, *self.panel.inputs,
         ]  # fmt: skip
         shown = [self.text, self.raw, self.status, self.generate, self.stop, *self._bar.status]
-        written = [*shown, self.answer, self.picker.failure, self.undo]
+        written = [*shown, self.answer, self.picker.failure, self.picker.progress, self.undo]
         run = self.generate.click(self._run, inputs, written, trigger_mode="once", **LONG, **AS_TYPED)
         stopping = self.stop.click(self._stopped, self.answer, shown, cancels=[run], **LIGHT)
         listed = [event.then(self.picker.loaded_html, None, self.picker.loaded, **LIGHT) for event in (run, stopping)]
@@ -172,7 +172,9 @@ class PlaygroundTab:
             async with aclosing(self._stream(answer, streaming)) as stream:
                 async for updates in stream:
                     yield updates
-            yield {self.picker.failure: None, **self._bar.shows("idle"), **self._buttons(running=False)}
+            # What the picker said of an earlier try ("Press Load") is no longer true once this choice has answered.
+            answered = {self.picker.failure: None, self.picker.progress: ""}
+            yield {**answered, **self._bar.shows("idle"), **self._buttons(running=False)}
         except Exception as error:
             yield {**self._failed(error, answer, model, adapter), **self._buttons(running=False)}
 
