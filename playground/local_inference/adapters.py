@@ -145,6 +145,11 @@ def adapter_files(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()]
 
 
+def place(path: str) -> str:
+    """Where an adapter's folder really is, so that a symbolic link is the same entry."""
+    return os.path.realpath(os.path.expanduser(path))
+
+
 def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """(name, size, modification time in ns) of the files that count: differs when the adapter was trained again."""
     stats = [(path.name, path.stat()) for path in adapter_files(folder)]

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from playground.errors import AdapterInvalid
+from playground.local_inference.adapters import place
 from playground.types import ModelSpec, Status
 
 Report = Callable[[Status], None]
@@ -136,18 +137,18 @@ class Residents:
 
     def prepare(self, spec: ModelSpec, report: Report) -> Future[Prepared]:
         """Load and attach what is missing of ``spec``, in the base's own thread; the result comes pinned."""
-        place = _place(spec.base)
+        where = _place(spec.base)
         with self._lock:
-            if place not in self._lanes:
-                self._lanes[place] = Lane(spec.base, partial(self._close_lane, place))
-            return self._lanes[place].run(lambda broadcast: self._prepare(spec, broadcast), report)
+            if where not in self._lanes:
+                self._lanes[where] = Lane(spec.base, partial(self._close_lane, where))
+            return self._lanes[where].run(lambda broadcast: self._prepare(spec, broadcast), report)
 
-    def _close_lane(self, place: str, lane: Lane) -> bool:
+    def _close_lane(self, where: str, lane: Lane) -> bool:
         """Forget an idle lane; a later request makes a new one."""
         with self._lock:
             if not lane.jobs.empty():
                 return False
-            self._lanes.pop(place, None)
+            self._lanes.pop(where, None)
             return True
 
     def find(self, base: str) -> list[Any]:
@@ -182,8 +183,7 @@ class Residents:
         for _ in range(_READ_AGAIN):
             for path, _ in spec.adapters:
                 if resident.apply(ModelSpec(spec.base, ((path, 1.0),))) is None:
-                    attached = self._attach(resident, path, report)
-                    resident.adapters[os.path.realpath(os.path.expanduser(path))] = attached
+                    resident.adapters[place(path)] = self._attach(resident, path, report)
             applied = resident.apply(spec)
             if applied is not None:
                 return applied
@@ -222,5 +222,4 @@ def _serves(held: Any, spec: ModelSpec) -> bool:
 
 def _place(base: str) -> str:
     """Where ``base`` is: the resolved folder (so a symbolic link is the same place), or the hub id itself."""
-    folder = os.path.expanduser(base)
-    return os.path.realpath(folder) if os.path.isdir(folder) else base
+    return place(base) if os.path.isdir(os.path.expanduser(base)) else base

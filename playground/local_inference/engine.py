@@ -183,6 +183,10 @@ class StepLoop:
             for row, token, logprob, own in zip(members, chosen, logprobs, logits, strict=True):
                 self._guarded(row, partial(self._take, chosen=token, logprob=logprob, logits=own))
 
+    def abandon(self, failure: PlaygroundError) -> None:
+        """End every row, live or waiting, with ``failure``."""
+        self._fail_all(self.scheduler.live() + self.scheduler.waiting(), failure)
+
     def _fail_all(self, rows: list[Row], failure: PlaygroundError) -> None:
         for row in rows:
             self._end(row, lambda row: row.fail(failure))
@@ -277,7 +281,9 @@ def _bytes_at_most(row: Row) -> int:
     """The row's keys and values when it has written all it may."""
     assert row.prompt is not None
     resident: Resident = row.resident
-    return resident.row_bytes(len(row.prompt.token_ids) + row.prompt.max_new_tokens)
+    settings = row.request.settings
+    beams = settings.num_beams if settings.strategy == "beam_search" else 1
+    return beams * resident.row_bytes(len(row.prompt.token_ids) + row.prompt.max_new_tokens)
 
 
 def _decodes_together(row: Row) -> bool:
@@ -359,6 +365,11 @@ class ComputeThread:
 
     def _run(self) -> None:
         while not self._closing:
-            if not self._loop.step():
+            try:
+                more = self._loop.step()
+            except Exception as error:  # a bug between rows: their readers must hear of it, and the next ones be served
+                self._loop.abandon(explain(error))
+                continue
+            if not more:
                 self._wake.wait()
             self._wake.clear()

@@ -292,7 +292,7 @@ def _checkpoint_size(path: Path) -> tuple[int, int]:
     """(parameters, bytes) of the checkpoint, from its safetensors headers."""
     try:
         headers = [read_safetensors_header(file) for file in _weight_files(path)]
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise ModelUnsupported(f"{path.name!r} cannot be loaded: {error}", "Copy or download it again.") from error
     tensors = [tensor for header in headers for tensor in header.values()]
     return sum(tensor.numel for tensor in tensors), sum(tensor.end - tensor.start for tensor in tensors)

@@ -47,9 +47,13 @@ class PeftTurn:
         self._biases: list[tuple[nn.Parameter, torch.Tensor]] = []
         self.damaged = False
 
+    def holds(self, folder: Path, sha256: str) -> bool:
+        """True while this adapter is on the base."""
+        return self._key == (str(folder), sha256)
+
     def enter(self, folder: Path, sha256: str, scale: float) -> Any:
         """The base with the adapter in ``folder`` on it, at ``scale``. Raises `AdapterInvalid`."""
-        if self._key != (str(folder), sha256):
+        if not self.holds(folder, sha256):
             self.leave()
             self._canary = probe(self._base, self._vocabulary)
             self._parts = _parts(self._base)  # after a forward pass: bitsandbytes packs its weights in the first one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from playground.local_inference.adapters import (
     content_hash,
     fingerprint,
     inspect_adapter,
+    place,
     read_safetensors_header,
 )
 from playground.local_inference.decode import batches
@@ -107,10 +107,15 @@ class Resident:
     def row_bytes(self, positions: int) -> int:
         """What the keys and values of a row of that many positions take; 0 where the architecture does not tell."""
         text = self.model.config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 0)
-        size = getattr(text, "head_dim", None) or text.hidden_size // max(1, getattr(text, "num_attention_heads", 1))
+        heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
+        size = getattr(text, "head_dim", None)
+        if size is None and isinstance(heads, int) and isinstance(getattr(text, "hidden_size", None), int):
+            size = text.hidden_size // text.num_attention_heads
+        layers = getattr(text, "num_hidden_layers", None)
+        if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(size, int)):
+            return 0
         width = torch.empty(0, dtype=self.model.dtype).element_size()
-        return int(2 * text.num_hidden_layers * heads * size * width * positions)
+        return int(2 * layers * heads * size * width * positions)
 
     def tokenizer(self, applied: Applied) -> Any:
         """The tokenizer for these adapters: the first adapter's own wins over the base's."""
@@ -130,6 +135,8 @@ class Resident:
         """The model with exactly these adapters for the block's forward passes, and with none of them after it."""
         if applied.exclusive:
             attached, scale = applied.adapters[0]
+            if not self._turn.holds(Path(attached.info.path), attached.info.sha256):
+                _refuse_changed(attached)
             yield self._turn.enter(Path(attached.info.path), attached.info.sha256, scale)
             return
         self._turn.leave()
@@ -194,9 +201,13 @@ class Resident:
         )
 
 
-def place(path: str) -> str:
-    """The adapter's key: where its folder really is, so that a symbolic link is the same entry."""
-    return os.path.realpath(os.path.expanduser(path))
+def _refuse_changed(attached: Attached) -> None:
+    """PEFT reads the files anew for each turn, and what it reads must be what the answer says that it was."""
+    if attached.files != fingerprint(Path(attached.info.path)):
+        raise AdapterInvalid(
+            f"Adapter {attached.info.name!r} was changed on disk while this request waited.",
+            "Ask again to use the new one.",
+        )
 
 
 def _weights(applied: Applied) -> list[tuple[LoraWeights, float]]:

@@ -263,6 +263,20 @@ def test_an_exception_in_the_worker_ends_only_its_row(
     assert text_of(events_of(inference, ask(PROMPTS[0])))
 
 
+def test_a_failure_between_rows_reaches_their_readers_and_the_engine_lives(
+    inference: LocalInference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G6: not even a bug in admission hangs anybody."""
+    from playground.local_inference.scheduler import Scheduler
+
+    inference.load(ModelSpec(str(STARTER)))
+    with monkeypatch.context() as broken:
+        broken.setattr(Scheduler, "admit", lambda self: 1 / 0)
+        with pytest.raises(EngineFailure, match="ZeroDivisionError"):
+            events_of(inference, ask(PROMPTS[0]))
+    assert text_of(events_of(inference, ask(PROMPTS[0])))
+
+
 def test_beams_are_transformers_beams(inference: LocalInference, tokenizer: Any) -> None:
     """G3: whatever the checkpoint's generation_config says, only the request's settings count."""
     ids = chat_ids(tokenizer, PROMPTS[2])
