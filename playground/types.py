@@ -269,7 +269,8 @@ class GenerationRequest:
 
     Give ``prompt`` (one user turn, or the text itself under the raw template) or ``messages``. A system message in
     ``messages`` wins over ``settings.system_prompt``. ``prefill`` starts the assistant's reply and is not repeated in the
-    answer. ``chat_template_kwargs`` reach the model's own template (``enable_thinking`` and the like).
+    answer. ``chat_template_kwargs`` reach the model's own template (``enable_thinking`` and the like). ``user`` tells people
+    apart where requests wait in line: they take turns, however many requests one of them sends.
     """
 
     spec: ModelSpec
@@ -279,6 +280,7 @@ class GenerationRequest:
     template: Template = "chat"
     prefill: str = ""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    user: str = ""
 
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:

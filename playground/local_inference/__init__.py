@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from playground.local_inference.machinery import Machinery
 
 HEARTBEAT_S = 0.25
+# Once text flows, a reader looks no more often than a screen is drawn: each look wakes a thread beside the computing one.
+FRAME_S = 1 / 60
 MAX_WAITING = 256
 _SEEDS = 2**31
 # bitsandbytes logs a line for every int8 product, and at import one about an optional kernel that is not needed; the
@@ -87,7 +89,7 @@ class LocalInference:
         return lambda: self._cancel(rows)
 
     def stream(self, request: GenerationRequest) -> Generator[GenerationEvent, None, None]:
-        """The events of ``request``; at least one every 250 ms. Closing the iterator cancels.
+        """The events of ``request``; at least one every 250 ms, at most sixty a second. Closing the iterator cancels.
 
         Raises `PlaygroundError` when the request cannot be answered.
         """
@@ -102,9 +104,12 @@ class LocalInference:
                     yield _heartbeat(latest, started)
                     continue
                 news.clear()
+                looked = time.perf_counter()
                 for event in mailbox.take():
                     latest = event
                     yield event
+                if not mailbox.finished and latest is not None and latest.tokens:
+                    time.sleep(max(0.0, FRAME_S - (time.perf_counter() - looked)))
         finally:
             cancel()
 
@@ -131,9 +136,12 @@ class LocalInference:
                         yield _heartbeat(latest, started)
                     continue
                 news.clear()
+                looked = time.perf_counter()
                 for event in mailbox.take():
                     latest = event
                     yield event
+                if not mailbox.finished and latest is not None and latest.tokens:
+                    await asyncio.sleep(max(0.0, FRAME_S - (time.perf_counter() - looked)))
         finally:
             cancel()
 

@@ -26,6 +26,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 _MAX_HEADER_BYTES = 100_000_000
 _TENSOR_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _LORA_PAIR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
+_DORA = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?")
 
 # Loading one of these into a model changes the model's own weights for good, so it may never touch a shared base.
 _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -174,6 +175,11 @@ def lora_pairs(names: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         if match := _LORA_PAIR.fullmatch(name):
             pairs.setdefault(match["module"], {})[match["side"]] = name
     return pairs
+
+
+def dora_magnitudes(names: Mapping[str, Any]) -> dict[str, str]:
+    """Module name → tensor name, for DoRA's magnitudes."""
+    return {match["module"]: name for name in names if (match := _DORA.fullmatch(name))}
 
 
 def _missing_files(folder: Path) -> str:

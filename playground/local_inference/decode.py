@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from playground.local_inference.packed import Reading
 from playground.local_inference.sampling import Sampler, likeliest
-from playground.local_inference.slots import Slab, Slot, SlotCache
+from playground.local_inference.slots import Slab, Slot, SlotCache, cache_of, planes_of
 from playground.local_inference.textstream import TextStream
 from playground.types import Token
 
@@ -25,9 +28,31 @@ PREFILL_CHUNK = 256
 _WHOLE_PROMPT_ROPE = {"dynamic", "longrope"}
 
 
+class Pace:
+    """How many tokens of prompts one step may read while other rows decode: as many as take a quarter of a second here."""
+
+    _STEP_SECONDS = 0.25
+    _FEWEST = 32
+
+    def __init__(self) -> None:
+        self.tokens = PREFILL_CHUNK
+
+    @contextmanager
+    def measured(self, tokens: int) -> Iterator[None]:
+        """Learn from a step that reads ``tokens`` of prompts; too few of them tell nothing."""
+        started = time.perf_counter()
+        yield
+        if tokens >= self._FEWEST // 2:
+            possible = self._STEP_SECONDS * tokens / max(time.perf_counter() - started, 1e-6)
+            self.tokens = max(self._FEWEST, min(PREFILL_CHUNK, int((self.tokens + possible) / 2)))
+
+
 @dataclass
 class DecodeState:
-    """How far a row is. ``pending`` are the ids not yet read by the model; ``cache`` is the model's own object."""
+    """How far a row is. ``pending`` are the ids not yet read by the model.
+
+    What is read is in the model's own ``cache``, or on the packed path in ``reading``, and in ``slot`` once the row decodes.
+    """
 
     pending: list[int]
     sampler: Sampler
@@ -40,6 +65,7 @@ class DecodeState:
     ids: list[int] = field(default_factory=list)
     recompute: bool = False
     slot: Slot | None = None
+    reading: Reading | None = None
 
     @property
     def prefilling(self) -> bool:
@@ -48,7 +74,8 @@ class DecodeState:
 
     def cache_bytes(self) -> int:
         """Bytes of the keys and values (and recurrent states) that this row holds."""
-        found = {id(tensor): tensor for tensor in _tensors(self.cache)}
+        planes = self.reading.planes if self.reading else []
+        found = {id(tensor): tensor for tensor in (*_tensors(self.cache), *planes)}
         return sum(tensor.numel() * tensor.element_size() for tensor in found.values())
 
 
@@ -68,14 +95,16 @@ def next_logits(model: Any, state: DecodeState) -> torch.Tensor:
 
 def next_logits_together(model: Any, slab: Slab, newest: Sequence[int]) -> torch.Tensor:
     """Logits [rows, vocab] float32 on the CPU after each row's newest token; ``newest`` is in the slab's order."""
-    cache, positions, mask = slab.cache()
+    lengths = slab.lengths()
     uneven = len({slot.length for slot in slab.slots}) > 1
-    options = {"attention_mask": mask} if uneven else {}  # equal rows need none, and keep the faster kernel
+    options = (
+        {"attention_mask": slab.mask(lengths)} if uneven else {}
+    )  # equal rows need none, and keep the faster kernel
     with torch.inference_mode():
         output = model(
-            input_ids=torch.tensor(list(newest), device=positions.device)[:, None],
-            position_ids=positions,
-            past_key_values=cache,
+            input_ids=torch.tensor(list(newest), device=lengths.device)[:, None],
+            position_ids=lengths[:, None],
+            past_key_values=cache_of(slab),
             use_cache=True,
             **options,
         )
@@ -112,7 +141,7 @@ def batches(model: Any, vocabulary: int) -> bool:
                 whole = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0, -1]
                 part = model(input_ids=torch.tensor([row[:-1]], device=device), use_cache=True)
                 alone.append(whole.float().cpu())
-                joined.append(slots.join(part.past_key_values))
+                joined.append(slots.join(*planes_of(part.past_key_values)))
                 newest.append(row[-1])
             together = next_logits_together(model, slots.groups(joined)[0], newest)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from importlib.metadata import version
@@ -33,6 +34,7 @@ from playground.local_inference.resident import Resident
 from playground.local_inference.row import Row
 from playground.local_inference.sampling import Sampler, choose_tokens, log_probabilities, row_seed
 from playground.local_inference.scheduler import Scheduler
+from playground.local_inference.slots import planes_of
 from playground.local_inference.templates import extra_stops, render_prompt
 from playground.local_inference.textstream import TextStream, cut_at_stop
 from playground.types import FinishReason, GenerationEvent, Provenance, Status
@@ -77,9 +79,16 @@ class StepLoop:
             row.report(Status("prefilling", "reading the prompt"))
         self._tell_places()
         self._prefilled = 0
+        packed: dict[Resident, list[Row]] = {}
         for row in self.scheduler.live():
-            if row is not self._searching and (row.cancelled.is_set() or not _decodes_together(row)):
+            if row is self._searching:
+                continue
+            if row.cancelled.is_set() or not (_packs(row) or _decodes_together(row)):
                 self._guarded(row, self._advance)
+            elif _packs(row):
+                packed.setdefault(row.resident, []).append(row)
+        for resident, rows in packed.items():
+            self._advance_packed(resident, rows)
         for resident, rows in self._companies():
             self._advance_together(resident, rows)
 
@@ -98,10 +107,10 @@ class StepLoop:
                 row.report(Status("queued", f"{ahead} before this one" if ahead else "next in line"))
 
     def _companies(self) -> list[tuple[Resident, list[Row]]]:
-        """The live rows that decode together, by resident."""
+        """The live rows that decode together in transformers' own forward pass, by resident."""
         found: dict[Resident, list[Row]] = {}
         for row in self.scheduler.live():
-            if _decodes_together(row):
+            if _decodes_together(row) and not _packs(row):
                 found.setdefault(row.resident, []).append(row)
         return list(found.items())
 
@@ -150,7 +159,7 @@ class StepLoop:
         (chosen,) = choose_tokens([state.sampler], logits[None])
         self._take(row, chosen, log_probabilities(logits[None], [chosen])[0], logits)
         if resident.batches and not row.applied.exclusive and not row.settled:
-            state.slot, state.cache = resident.slots.join(state.cache), None
+            state.slot, state.cache = resident.slots.join(*planes_of(state.cache)), None
 
     def _read(self, resident: Resident, row: Row, state: DecodeState) -> torch.Tensor | None:
         """Let the model read what is pending, or a chunk of it; logits [vocab] once all of it is read."""
@@ -166,6 +175,74 @@ class StepLoop:
             row.report(Status("prefilling", "reading the prompt", state.read / len(state.sampler.prompt_ids)))
         return logits
 
+    def _advance_packed(self, resident: Resident, rows: list[Row]) -> None:
+        """One pass: a token for each of ``rows`` that decodes, and pieces of the prompts of those that do not yet."""
+        decoding = [row for row in rows if _decodes_together(row)]
+        pieces = self._pieces(resident, [row for row in rows if not _decodes_together(row)], beside=bool(decoding))
+        if not decoding and not pieces:
+            return
+        try:
+            self._pass(resident, decoding, pieces)
+        except Exception as error:
+            if len(pieces) + bool(decoding) == 1:
+                self._fail_all(decoding + [row for row, _ in pieces], explain(error))
+                return
+            _log.warning("a pass of several rows failed; they are tried apart", exc_info=error)
+            self._apart(resident, decoding, pieces)
+
+    def _apart(self, resident: Resident, decoding: list[Row], pieces: list[tuple[Row, list[int]]]) -> None:
+        """What failed together, one by one, so that it ends only where it fails: who decodes, then each prompt."""
+        for rows, some in [(decoding, [])] * bool(decoding) + [([], [piece]) for piece in pieces]:
+            try:
+                self._pass(resident, rows, some)
+            except Exception as error:
+                self._fail_all(rows + [row for row, _ in some], explain(error))
+
+    def _pieces(self, resident: Resident, rows: list[Row], *, beside: bool) -> list[tuple[Row, list[int]]]:
+        """What of the prompts of ``rows`` is read in this step, the first come first; less when others decode beside it."""
+        most = resident.pace.tokens if beside else PREFILL_CHUNK
+        found = []
+        for row in rows:
+            if row.state is None:
+                self._guarded(row, _begin_packed)
+            if row.state is None or self._prefilled >= most:
+                continue
+            ids = row.state.pending[: most - self._prefilled]
+            self._prefilled += len(ids)
+            found.append((row, ids))
+        return found
+
+    def _pass(self, resident: Resident, decoding: list[Row], pieces: list[tuple[Row, list[int]]]) -> None:
+        """One forward pass of the packed model, and what follows from it for each row."""
+        assert resident.packed is not None
+        by_slot = {row.state.slot: row for row in decoding}
+        slabs = resident.slots.groups(list(by_slot))
+        members = [by_slot[slot] for slab in slabs for slot in slab.slots]
+        everyone = members + [row for row, _ in pieces]
+        tokens = len(members) + sum(len(ids) for _, ids in pieces)
+        resident.leave_turn()
+        with plain_kernels(tokens <= resident.plain_kernel_rows), resident.pace.measured(tokens - len(members)):
+            logits = resident.packed.step(
+                slabs,
+                [row.state.pending[0] for row in members],
+                [(row.state.reading, ids) for row, ids in pieces],
+                [row.applied.active for row in everyone],
+            )
+        for row in members:
+            row.state.slot.length += 1
+        for row, ids in pieces:
+            self._guarded(row, partial(_note_read, count=len(ids)))
+        ready = [at for at, row in enumerate(everyone) if _decodes_together(row)]
+        if ready:
+            self._choose([everyone[at] for at in ready], logits if len(ready) == len(everyone) else logits[ready])
+
+    def _choose(self, rows: list[Row], logits: torch.Tensor) -> None:
+        """The next token of each of ``rows`` for its raw ``logits`` [rows, vocab]."""
+        chosen = choose_tokens([row.state.sampler for row in rows], logits)
+        logprobs = log_probabilities(logits, chosen)
+        for row, token, logprob, own in zip(rows, chosen, logprobs, logits, strict=True):
+            self._guarded(row, partial(self._take, chosen=token, logprob=logprob, logits=own))
+
     def _advance_together(self, resident: Resident, rows: list[Row]) -> None:
         """One token for each of ``rows``, in one forward pass for each length bucket."""
         by_slot = {row.state.slot: row for row in rows}
@@ -175,13 +252,9 @@ class StepLoop:
             try:
                 with plain_kernels(few), resident.running_together([row.applied for row in members]) as model:
                     logits = next_logits_together(model, slab, [row.state.pending[0] for row in members])
-                chosen = choose_tokens([row.state.sampler for row in members], logits)
-                logprobs = log_probabilities(logits, chosen)
+                self._choose(members, logits)
             except Exception as error:  # a step that fails as a whole, out of memory for one
                 self._fail_all(members, explain(error))
-                continue
-            for row, token, logprob, own in zip(members, chosen, logprobs, logits, strict=True):
-                self._guarded(row, partial(self._take, chosen=token, logprob=logprob, logits=own))
 
     def abandon(self, failure: PlaygroundError) -> None:
         """End every row, live or waiting, with ``failure``."""
@@ -290,6 +363,29 @@ def _decodes_together(row: Row) -> bool:
     return row.state is not None and row.state.slot is not None
 
 
+def _packs(row: Row) -> bool:
+    """Whether the row runs in our own forward pass."""
+    alone = row.applied.exclusive or row.request.settings.strategy == "beam_search"
+    return row.resident.packed is not None and not alone
+
+
+def _begin_packed(row: Row) -> None:
+    state = _begin(row)
+    state.reading = row.resident.packed.reading(len(state.pending))
+    row.state = state
+
+
+def _note_read(row: Row, count: int) -> None:
+    """``count`` more tokens of the row's prompt are read; once it is whole, the row takes a slot among those that decode."""
+    state, reading = row.state, row.state.reading
+    state.pending = state.pending[count:]
+    reading.read += count
+    if state.pending:
+        row.report(Status("prefilling", "reading the prompt", reading.read / len(state.sampler.prompt_ids)))
+        return
+    state.slot, state.reading = row.resident.slots.join(reading.planes, reading.read), None
+
+
 def _begin(row: Row) -> DecodeState:
     assert row.prompt is not None
     tokenizer = row.resident.tokenizer(row.applied)
@@ -333,8 +429,13 @@ def _provenance(row: Row) -> Provenance:
         template=row.request.template,
         settings=row.request.settings,
         seed=row.seed,
-        versions={name: version(name) for name in ("torch", "transformers", "peft")},
+        versions=_versions(),
     )
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "peft")}
 
 
 class ComputeThread:

@@ -1,6 +1,6 @@
 """Adapters that need PEFT: one at a time on a base, in a turn of its own, and the base checked after each turn.
 
-DoRA, IA3, LoHa, LoKr, saved modules, trained tokens and whatever else PEFT loads go through here. PEFT's active adapter is
+IA3, LoHa, LoKr, saved modules, trained tokens and whatever else PEFT loads go through here. PEFT's active adapter is
 one state of the whole model, so nothing else may run on the base during the turn; the scheduler sees to that.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,10 +23,12 @@ from playground.local_inference.adapters import (
     place,
     read_safetensors_header,
 )
-from playground.local_inference.decode import batches
+from playground.local_inference.decode import Pace, batches
 from playground.local_inference.kernels import calibrate
 from playground.local_inference.loading import LoadedBase, Report, adapter_tokenizer, load_base
-from playground.local_inference.lora import LoraWeights, Switch, is_plain, missing_layers, read_weights
+from playground.local_inference.lora import LoraWeights, is_plain, missing_layers, read_weights
+from playground.local_inference.mixing import Active, Switch
+from playground.local_inference.packed import PackedModel
 from playground.local_inference.peft_turn import PeftTurn, probe
 from playground.local_inference.slots import SlotCache
 from playground.local_inference.templates import end_of_turn_ids
@@ -56,6 +59,11 @@ class Applied:
         """True when PEFT serves them, alone on the base."""
         return any(attached.weights is None for attached, _ in self.adapters)
 
+    @functools.cached_property
+    def active(self) -> Active:
+        """What `mixing` needs to know of them; nothing of those that PEFT serves."""
+        return tuple((a.weights, scale) for a, scale in self.adapters if a.weights is not None)
+
 
 @dataclass(eq=False)
 class Resident:
@@ -73,15 +81,18 @@ class Resident:
         self._switch = Switch(self.model)
         self._turn = PeftTurn(self.model, self.vocabulary)
         self.slots = SlotCache()
+        self.pace = Pace()
         self.plain_kernel_rows = 0
         self.batches = False
+        self.packed: PackedModel | None = None
         self._pins = 0
         self._lock = threading.Lock()
 
     def try_out(self) -> Resident:
         """Find out what this model allows: rows decoded together, plain kernels for few rows. On the compute thread."""
+        self.packed = PackedModel.of(self.model, self.vocabulary)
         self.plain_kernel_rows = calibrate(self.model)
-        self.batches = batches(self.model, self.vocabulary)
+        self.batches = self.packed is not None or batches(self.model, self.vocabulary)
         return self
 
     @property
@@ -140,14 +151,18 @@ class Resident:
             yield self._turn.enter(Path(attached.info.path), attached.info.sha256, scale)
             return
         self._turn.leave()
-        with self._switch.use([_weights(applied)]):
+        with self._switch.use([applied.active]):
             yield self.model
+
+    def leave_turn(self) -> None:
+        """Take off what PEFT may have put on the base. Raises `EngineFailure` when the base is damaged."""
+        self._turn.leave()
 
     @contextmanager
     def running_together(self, rows: Sequence[Applied]) -> Iterator[Any]:
         """The model for one step of several rows, row i with the adapters ``rows[i]``; none of them exclusive."""
         self._turn.leave()
-        with self._switch.use([_weights(applied) for applied in rows]):
+        with self._switch.use([applied.active for applied in rows]):
             yield self.model
 
     def apply(self, spec: ModelSpec) -> Applied | None:
@@ -208,10 +223,6 @@ def _refuse_changed(attached: Attached) -> None:
             f"Adapter {attached.info.name!r} was changed on disk while this request waited.",
             "Ask again to use the new one.",
         )
-
-
-def _weights(applied: Applied) -> list[tuple[LoraWeights, float]]:
-    return [(a.weights, scale) for a, scale in applied.adapters if a.weights is not None]
 
 
 def load_resident(spec: ModelSpec, report: Report) -> Resident:

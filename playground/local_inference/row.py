@@ -19,6 +19,7 @@ from playground.types import (
     Token,
 )
 
+_GENERATING = Status("generating")
 Sink = Callable[[GenerationEvent | Exception], None]
 
 
@@ -83,7 +84,7 @@ class Row:
         if self._first_token_s is None:
             self._first_token_s = stats.elapsed_s
             stats = replace(stats, first_token_s=stats.elapsed_s)
-        self.tell(GenerationEvent(Status("generating"), text, (token,), stats, index=self.index))
+        self.tell(GenerationEvent(_GENERATING, text, (token,), stats, index=self.index))
 
     def tell(self, event: GenerationEvent) -> None:
         """Send ``event`` unless the row has ended."""

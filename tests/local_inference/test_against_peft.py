@@ -39,11 +39,11 @@ PLAIN = {
         alpha_pattern={"layers.1.self_attn.k_proj": 3},
     ),
     "two layers only": LoraConfig(r=4, target_modules=["q_proj"], layers_to_transform=[0, 2], layers_pattern="layers"),
+    "dora": LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=ALL),
     "a regular expression": LoraConfig(r=4, target_modules=r".*\.[13]\.mlp\.(up|down)_proj"),
 }
 THROUGH_PEFT = {
     "lm_head": LoraConfig(r=4, target_modules=["q_proj", "lm_head"]),
-    "dora": LoraConfig(r=4, use_dora=True, target_modules=ALL),
     "saved module": LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["norm"]),
     "trained tokens": LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[5, 6, 7]),
     "embedding": LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"]),
@@ -168,7 +168,7 @@ def test_whatever_breaks_while_attaching_leaves_the_base_as_it_was(
     """G6, G2: half an adapter must never stay on the base that everybody shares."""
     import peft
 
-    folder = make_adapter(LoraConfig(r=4, use_dora=True, target_modules=ALL, init_lora_weights=False), "breaks")
+    folder = make_adapter(LoHaConfig(r=4, alpha=8, target_modules=ALL, init_weights=False), "breaks")
     base = ids_of(events_of(inference, ask(PROMPTS[0])))
 
     def breaks(*args: Any, **kwargs: Any) -> None:

@@ -105,10 +105,10 @@ def test_rows_that_need_peft_take_turns_with_the_others(
     inference: LocalInference, make_adapter: Callable[..., Path]
 ) -> None:
     """G2: an adapter that needs the model to itself never leaks into a base answer beside it."""
-    from peft import LoraConfig
+    from peft import LoHaConfig
 
-    dora = make_adapter(LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "up_proj"]), "dora")
-    requests = [ask(PROMPTS[0]), ask(PROMPTS[0], (dora, 1.0)), ask(PROMPTS[0], (PIRATE, 1.0)), ask(PROMPTS[1])]
+    alone_only = make_adapter(LoHaConfig(r=4, alpha=8, target_modules=["q_proj", "up_proj"]), "loha")
+    requests = [ask(PROMPTS[0]), ask(PROMPTS[0], (alone_only, 1.0)), ask(PROMPTS[0], (PIRATE, 1.0)), ask(PROMPTS[1])]
     alone = [ids_of(events_of(inference, request)) for request in requests]
 
     async def all_at_once() -> list[list[int]]:

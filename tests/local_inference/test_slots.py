@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import torch
 
-from playground.local_inference.slots import SMALLEST_BUCKET, Slot, SlotCache
+from playground.local_inference.slots import SMALLEST_BUCKET, Slot, SlotCache, cache_of, planes_of
 
 LAYERS, HEADS, SIZE = 2, 2, 4
 
 
 def _prefilled(length: int, value: float) -> SimpleNamespace:
-    """A cache as a prefill leaves it: every number is ``value`` plus the position."""
+    """A transformers cache as a prefill leaves it: every number is ``value`` plus the position."""
     positions = torch.arange(length, dtype=torch.float32)[None, None, :, None] / 1000
     tensor = (positions + value).expand(1, HEADS, length, SIZE).clone()
     return SimpleNamespace(layers=[SimpleNamespace(keys=tensor + at, values=-tensor - at) for at in range(LAYERS)])
@@ -22,20 +22,17 @@ def _prefilled(length: int, value: float) -> SimpleNamespace:
 def _holds(slot: Slot, value: float) -> bool:
     assert slot.slab is not None
     expected = _prefilled(slot.length, value)
-    return all(
-        torch.allclose(keys[:, : slot.length], layer.keys[0])
-        and torch.allclose(values[:, : slot.length], layer.values[0])
-        for (keys, values), layer in zip(slot.slab.read(slot), expected.layers, strict=True)
-    )
+    planes, length = planes_of(expected)
+    assert length == slot.length
+    return all(torch.allclose(held[:length], plane) for held, plane in zip(slot.slab.read(slot), planes, strict=True))
 
 
 def _step(cache: SlotCache, rows: dict[Slot, float]) -> None:
     """One decode step of all rows, as the model would write it."""
     for slab in cache.groups(list(rows)):
-        step, positions, mask = slab.cache()
-        assert positions[:, 0].tolist() == [slot.length for slot in slab.slots]
-        assert mask.sum(-1).flatten().tolist() == [slot.length + 1 for slot in slab.slots]
-        for at, layer in enumerate(step.layers):
+        assert slab.lengths().tolist() == [slot.length for slot in slab.slots]
+        assert slab.mask(slab.lengths()).sum(-1).flatten().tolist() == [slot.length + 1 for slot in slab.slots]
+        for at, layer in enumerate(cache_of(slab).layers):
             new = torch.tensor([rows[slot] + slot.length / 1000 + at for slot in slab.slots])
             new = new[:, None, None, None].expand(-1, HEADS, 1, SIZE)
             keys, _ = layer.update(new, -new)
@@ -51,9 +48,11 @@ def test_rows_keep_their_own_content_through_joins_moves_and_leaves() -> None:
     for _ in range(150):
         if len(rows) < 9 and chance.random() < 0.3:
             value += 10.0
-            rows[cache.join(_prefilled(chance.choice([3, 40, SMALLEST_BUCKET - 2, SMALLEST_BUCKET, 600]), value))] = (
-                value
-            )
+            rows[
+                cache.join(
+                    *planes_of(_prefilled(chance.choice([3, 40, SMALLEST_BUCKET - 2, SMALLEST_BUCKET, 600]), value))
+                )
+            ] = value
         if rows and chance.random() < 0.2:
             gone = chance.choice(list(rows))
             cache.leave(gone)
@@ -65,7 +64,7 @@ def test_rows_keep_their_own_content_through_joins_moves_and_leaves() -> None:
 def test_a_row_that_outgrows_its_bucket_moves_to_the_next() -> None:
     """G11: and reads no further than its own bucket before."""
     cache = SlotCache()
-    slot = cache.join(_prefilled(SMALLEST_BUCKET - 1, 1.0))
+    slot = cache.join(*planes_of(_prefilled(SMALLEST_BUCKET - 1, 1.0)))
     assert slot.slab is not None
     assert slot.slab.capacity == SMALLEST_BUCKET
     _step(cache, {slot: 1.0})
@@ -77,7 +76,7 @@ def test_a_row_that_outgrows_its_bucket_moves_to_the_next() -> None:
 def test_the_memory_comes_back_when_the_last_row_leaves() -> None:
     """G12: bytes are counted, and freed."""
     cache = SlotCache()
-    slots = [cache.join(_prefilled(5, float(at))) for at in range(5)]
+    slots = [cache.join(*planes_of(_prefilled(5, float(at)))) for at in range(5)]
     assert cache.bytes() >= 5 * LAYERS * 2 * HEADS * SMALLEST_BUCKET * SIZE * 4
     for slot in slots:
         cache.leave(slot)

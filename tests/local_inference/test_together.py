@@ -54,6 +54,7 @@ def _resident(engine: LocalInference) -> Any:
 def test_the_starter_decodes_together(inference: LocalInference) -> None:
     """G11, G13: the check at load allows it; else the tests below would prove nothing."""
     assert _resident(inference).batches
+    assert _resident(inference).packed is not None
 
 
 def test_rows_of_different_adapters_settings_and_lengths_answer_as_alone(inference: LocalInference) -> None:
@@ -73,14 +74,38 @@ def test_rows_of_different_adapters_settings_and_lengths_answer_as_alone(inferen
     assert _all_at_once(inference, requests) == alone
 
 
-def test_rows_that_decode_one_by_one_answer_the_same(
+@pytest.mark.parametrize("batches", [True, False])
+def test_models_that_are_not_packed_answer_the_same(
+    inference: LocalInference, monkeypatch: pytest.MonkeyPatch, batches: bool
+) -> None:
+    """G13: through transformers' own forward pass, together or one by one."""
+    requests = [ask(PROMPTS[at % 3], *COMPANY[at], max_new_tokens=25) for at in range(len(COMPANY))]
+    together = _all_at_once(inference, requests)
+    monkeypatch.setattr(_resident(inference), "packed", None)
+    monkeypatch.setattr(_resident(inference), "batches", batches)
+    assert _all_at_once(inference, requests) == together
+
+
+def test_a_prompt_that_cannot_be_read_harms_no_other(
     inference: LocalInference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """G13: the path of models that cannot share a pass gives the same tokens."""
-    requests = [ask(PROMPTS[at % 3], *COMPANY[at], max_new_tokens=25) for at in range(4)]
-    together = _all_at_once(inference, requests)
-    monkeypatch.setattr(_resident(inference), "batches", False)
-    assert _all_at_once(inference, requests) == together
+    """G6: a pass that fails is tried apart, so that only the row which breaks it ends."""
+    packed = _resident(inference).packed
+    assert packed is not None
+    original = packed.step
+
+    def breaks(slabs: Any, newest: Any, pieces: Any, adapters: Any) -> Any:
+        if any(len(ids) > 100 for _, ids in pieces):
+            raise RuntimeError("broken on purpose")
+        return original(slabs, newest, pieces, adapters)
+
+    requests = [ask(PROMPTS[at], *COMPANY[at], max_new_tokens=30) for at in range(3)]
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    monkeypatch.setattr(packed, "step", breaks)
+    answers = _all_at_once(inference, [*requests, ask("word " * 120)])
+    assert isinstance(answers.pop(), EngineFailure)
+    assert answers == alone
+    assert _resident(inference).slots.bytes() == 0
 
 
 def test_an_answer_that_outgrows_its_bucket_goes_on_as_alone(
