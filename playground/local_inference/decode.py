@@ -24,6 +24,8 @@ from playground.types import Token
 
 # Long prompts are read in pieces of this many tokens, so that Stop and other rows need not wait for the whole.
 PREFILL_CHUNK = 256
+# And on a slow machine, beside rows that decode, in pieces that are no smaller than this.
+FEWEST_TOKENS = 32
 # Rotary embeddings whose factors depend on the longest position seen: such a prompt must be read in one piece.
 _WHOLE_PROMPT_ROPE = {"dynamic", "longrope"}
 
@@ -32,7 +34,6 @@ class Pace:
     """How many tokens of prompts one step may read while other rows decode: as many as take a quarter of a second here."""
 
     _STEP_SECONDS = 0.25
-    _FEWEST = 32
 
     def __init__(self) -> None:
         self.tokens = PREFILL_CHUNK
@@ -42,9 +43,9 @@ class Pace:
         """Learn from a step that reads ``tokens`` of prompts; too few of them tell nothing."""
         started = time.perf_counter()
         yield
-        if tokens >= self._FEWEST // 2:
+        if tokens >= FEWEST_TOKENS // 2:
             possible = self._STEP_SECONDS * tokens / max(time.perf_counter() - started, 1e-6)
-            self.tokens = max(self._FEWEST, min(PREFILL_CHUNK, int((self.tokens + possible) / 2)))
+            self.tokens = max(FEWEST_TOKENS, min(PREFILL_CHUNK, int((self.tokens + possible) / 2)))
 
 
 @dataclass

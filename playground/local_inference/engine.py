@@ -9,7 +9,8 @@ import functools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from playground.local_inference import memory
 from playground.local_inference.beams import beam_search
 from playground.local_inference.cache import Prepared
 from playground.local_inference.decode import (
+    FEWEST_TOKENS,
     PREFILL_CHUNK,
     DecodeState,
     describe,
@@ -33,7 +35,7 @@ from playground.local_inference.kernels import plain_kernels
 from playground.local_inference.resident import Resident
 from playground.local_inference.row import Row
 from playground.local_inference.sampling import Sampler, choose_tokens, log_probabilities, row_seed
-from playground.local_inference.scheduler import Scheduler
+from playground.local_inference.scheduler import Scheduler, shares
 from playground.local_inference.slots import planes_of
 from playground.local_inference.templates import extra_stops, render_prompt
 from playground.local_inference.textstream import TextStream, cut_at_stop
@@ -71,7 +73,7 @@ class StepLoop:
         return bool(self.scheduler.live() or self.scheduler.waiting() or not self._jobs.empty())
 
     def _round(self) -> None:
-        """One step of every live row, those that wait for a beam search to end left out while one is running."""
+        """One step of every live row whose turn it is; searches that wait for another one to end are left out."""
         for row in self.scheduler.waiting():
             if row.cancelled.is_set():
                 self._end(row, lambda row: row.finish("cancelled"))
@@ -79,18 +81,32 @@ class StepLoop:
             row.report(Status("prefilling", "reading the prompt"))
         self._tell_places()
         self._prefilled = 0
-        packed: dict[Resident, list[Row]] = {}
-        for row in self.scheduler.live():
-            if row is self._searching:
-                continue
+        rows = self._in_turn()
+        for row in rows:
             if row.cancelled.is_set() or not (_packs(row) or _decodes_together(row)):
                 self._guarded(row, self._advance)
-            elif _packs(row):
-                packed.setdefault(row.resident, []).append(row)
-        for resident, rows in packed.items():
-            self._advance_packed(resident, rows)
-        for resident, rows in self._companies():
-            self._advance_together(resident, rows)
+        # Only now: a row whose prompt has just been read has its slot among the others, and is stepped with them.
+        going_on = [row for row in rows if not row.settled]
+        for resident, some in _by_resident(row for row in going_on if _packs(row)):
+            self._advance_packed(resident, some)
+        for resident, some in _by_resident(row for row in going_on if _decodes_together(row) and not _packs(row)):
+            self._advance_together(resident, some)
+
+    def _in_turn(self) -> list[Row]:
+        """The live rows to step now, and those that are cancelled; the others are told that they wait for their turn."""
+        live = [row for row in self.scheduler.live() if row is not self._searching]
+        lanes: dict[Resident, list[Hashable]] = {}
+        for row in live:
+            lanes.setdefault(row.resident, []).append(row.lane)
+        turn = {resident: resident.turns.choose(of, time.monotonic()) for resident, of in lanes.items()}
+        if self._searching is not None:
+            turn[self._searching.resident] = self._searching.lane  # the base is in its hands until it has finished
+        for row in live:
+            paused = row.lane != turn[row.resident]
+            if paused and not row.paused:
+                row.report(Status("queued", "waiting for its turn: another adapter has the model to itself"))
+            row.paused = paused
+        return [row for row in live if not row.paused or row.cancelled.is_set()]
 
     def _beside(self, row: Row) -> bool:
         """Between two steps of ``row``'s beam search: a round for everybody else. True when ``row`` was cancelled."""
@@ -105,14 +121,6 @@ class StepLoop:
             if row.ahead != ahead:
                 row.ahead = ahead
                 row.report(Status("queued", f"{ahead} before this one" if ahead else "next in line"))
-
-    def _companies(self) -> list[tuple[Resident, list[Row]]]:
-        """The live rows that decode together in transformers' own forward pass, by resident."""
-        found: dict[Resident, list[Row]] = {}
-        for row in self.scheduler.live():
-            if _decodes_together(row) and not _packs(row):
-                found.setdefault(row.resident, []).append(row)
-        return list(found.items())
 
     def _run_jobs(self) -> None:
         while not self._jobs.empty():
@@ -199,18 +207,15 @@ class StepLoop:
                 self._fail_all(rows + [row for row, _ in some], explain(error))
 
     def _pieces(self, resident: Resident, rows: list[Row], *, beside: bool) -> list[tuple[Row, list[int]]]:
-        """What of the prompts of ``rows`` is read in this step, the first come first; less when others decode beside it."""
-        most = resident.pace.tokens if beside else PREFILL_CHUNK
-        found = []
+        """What of the prompts of ``rows`` is read in this step: shared out, and less of it when others decode beside."""
         for row in rows:
             if row.state is None:
                 self._guarded(row, _begin_packed)
-            if row.state is None or self._prefilled >= most:
-                continue
-            ids = row.state.pending[: most - self._prefilled]
-            self._prefilled += len(ids)
-            found.append((row, ids))
-        return found
+        begun = [row for row in rows if row.state is not None]
+        room = max(0, (resident.pace.tokens if beside else PREFILL_CHUNK) - self._prefilled)
+        counts = shares([len(row.state.pending) for row in begun], room, FEWEST_TOKENS)
+        self._prefilled += sum(counts)
+        return [(row, row.state.pending[:count]) for row, count in zip(begun, counts, strict=True) if count]
 
     def _pass(self, resident: Resident, decoding: list[Row], pieces: list[tuple[Row, list[int]]]) -> None:
         """One forward pass of the packed model, and what follows from it for each row."""
@@ -361,6 +366,13 @@ def _bytes_at_most(row: Row) -> int:
 
 def _decodes_together(row: Row) -> bool:
     return row.state is not None and row.state.slot is not None
+
+
+def _by_resident(rows: Iterable[Row]) -> list[tuple[Resident, list[Row]]]:
+    found: dict[Resident, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.resident, []).append(row)
+    return list(found.items())
 
 
 def _packs(row: Row) -> bool:

@@ -30,6 +30,7 @@ from playground.local_inference.lora import LoraWeights, is_plain, missing_layer
 from playground.local_inference.mixing import Active, Switch
 from playground.local_inference.packed import PackedModel
 from playground.local_inference.peft_turn import PeftTurn, probe
+from playground.local_inference.scheduler import Turns
 from playground.local_inference.slots import SlotCache
 from playground.local_inference.templates import end_of_turn_ids
 from playground.types import AdapterInfo, LoadedAdapter, ModelSpec, ResidentInfo, Status
@@ -82,6 +83,7 @@ class Resident:
         self._turn = PeftTurn(self.model, self.vocabulary)
         self.slots = SlotCache()
         self.pace = Pace()
+        self.turns = Turns()
         self.plain_kernel_rows = 0
         self.batches = False
         self.packed: PackedModel | None = None

@@ -39,6 +39,7 @@ class Row:
     provenance: Provenance | None = None
     on_settled: Callable[[], None] | None = None
     ahead: int | None = None
+    paused: bool = False
 
     def __post_init__(self) -> None:
         self.cancelled = threading.Event()
@@ -48,12 +49,17 @@ class Row:
         self.completion_tokens = 0
 
     @property
+    def user(self) -> str:
+        """Whose row it is."""
+        return self.request.user
+
+    @property
     def lane(self) -> Hashable:
-        """Rows whose adapters need the model to themselves share a lane only with rows of the same adapter."""
+        """Rows of one base whose adapters need it to themselves share a lane only with rows of the same adapter."""
         if self.applied is None or not self.applied.exclusive:
             return None
         attached, scale = self.applied.adapters[0]
-        return id(self.resident), attached.info.sha256, scale
+        return attached.info.sha256, scale
 
     @property
     def settled(self) -> bool:

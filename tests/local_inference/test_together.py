@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -336,3 +337,80 @@ def test_a_beam_search_in_company_finds_what_it_finds_alone(inference: LocalInfe
     for thread in threads:
         thread.join()
     assert together == alone
+
+
+def test_an_adapter_that_needs_peft_shares_the_time_with_the_others(
+    inference: LocalInference, make_adapter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G2: turns change in the middle of answers; both sides say that they wait, and write what they write alone."""
+    from peft import LoHaConfig
+
+    from playground.local_inference import scheduler
+
+    monkeypatch.setattr(scheduler, "TURN_S", 0.05)
+    folder = make_adapter(LoHaConfig(r=4, alpha=8, target_modules=["q_proj", "up_proj"]), "loha")
+    requests = [ask(PROMPTS[2], max_new_tokens=120), ask(PROMPTS[2], (folder, 1.0), max_new_tokens=120)]
+    from playground.local_inference.resident import Resident
+
+    monkeypatch.setattr(Resident, "stop_ids", lambda *args: frozenset())
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    told: dict[int, list[str]] = {}
+    answers: dict[int, list[int]] = {}
+
+    def run(at: int) -> None:
+        events = events_of(inference, requests[at])
+        answers[at] = ids_of(events)
+        told[at] = [event.status.detail for event in events if "waiting for its turn" in event.status.detail]
+
+    threads = [threading.Thread(target=run, args=(at,)) for at in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answers[0], answers[1]] == alone
+    assert told[0] or told[1]
+
+
+def test_thirty_two_streams_with_random_cancels_leave_nothing_behind(inference: LocalInference) -> None:
+    """S5, G6: right texts, cancelled ones a beginning of theirs; no row, slot or thread stays."""
+    chance = random.Random(5)
+    requests = [
+        ask(
+            PROMPTS[at % 3],
+            *COMPANY[at % len(COMPANY)],
+            **STYLES[at % 4],
+            seed=at,
+            max_new_tokens=chance.randint(5, 60),
+        )
+        for at in range(32)
+    ]
+    alone = [ids_of(events_of(inference, request)) for request in requests]
+    patience = [chance.randint(0, 20) if chance.random() < 0.5 else 1000 for _ in requests]
+    before = {thread.name for thread in threading.enumerate()}
+    got: dict[int, list[int]] = {}
+
+    def read(at: int) -> None:
+        stream, ids = inference.stream(requests[at]), []
+        for event in stream:
+            ids += [token.id for token in event.tokens]
+            if len(ids) >= patience[at]:
+                break
+        stream.close()
+        got[at] = ids
+
+    threads = [threading.Thread(target=read, args=(at,), name=f"reader {at}") for at in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for at in range(32):
+        assert got[at] == alone[at][: len(got[at])]
+        assert len(got[at]) == len(alone[at]) or len(got[at]) >= patience[at]
+    for _ in range(500):
+        if inference.activity() == (0, 0) and _resident(inference).pins == 0:
+            break
+        threading.Event().wait(0.01)
+    assert inference.activity() == (0, 0)
+    assert _resident(inference).pins == 0
+    assert _resident(inference).slots.bytes() == 0
+    assert {thread.name for thread in threading.enumerate()} <= before | {"MainThread"}
