@@ -6,11 +6,14 @@ The answer comes whole, at the end; stop sequences cut it there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from playground.local_inference.decode import PREFILL_CHUNK, needs_whole_prompt, takes_logits_to_keep
 from playground.local_inference.sampling import Penalties
 from playground.types import GenerationSettings
 
@@ -52,10 +55,14 @@ def beam_search(
 ) -> list[list[int]]:
     """``settings.num_return_sequences`` answers as token ids, the best first, without prompt and padding.
 
-    ``cancelled`` is called once for each step and ends the search when it returns True.
+    ``cancelled`` is called once for each step and ends the search when it returns True; a search that is cancelled while
+    its prompt is read has no answers.
     """
     device = next(model.parameters()).device
     ids = torch.tensor([list(prompt_ids)], device=device)
+    read = _read_ahead(model, ids, settings.num_beams, cancelled)
+    if read.left:
+        return []
     end = sorted(stop_ids)
     pad = end[0] if end else 0
     config = GenerationConfig(
@@ -77,10 +84,38 @@ def beam_search(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=config,
+            **({"past_key_values": read.cache} if read.cache is not None else {}),
             logits_processor=LogitsProcessorList([_OurPenalties(settings, prompt_ids)]),
             stopping_criteria=StoppingCriteriaList([_Cancelled(cancelled)]),
         )
     return [_without_padding(row[len(prompt_ids) :].tolist(), stop_ids, pad) for row in output]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Keys and values of a prompt but for its last token, for every beam; None where generate reads the prompt itself."""
+
+    cache: Any = None
+    left: bool = False
+
+
+def _read_ahead(model: Any, ids: torch.Tensor, beams: int, cancelled: Callable[[], bool]) -> _Read:
+    """Read a long prompt in pieces, so that nobody waits for the whole of it.
+
+    Only where the model's cache is plain keys and values, which can be repeated for the beams.
+    """
+    if ids.shape[1] <= PREFILL_CHUNK or needs_whole_prompt(model.config) or not takes_logits_to_keep(model):
+        return _Read()
+    cache = None
+    with torch.inference_mode():
+        for piece in ids[:, :-1].split(PREFILL_CHUNK, dim=1):
+            cache = model(input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
+            if type(cache) is not DynamicCache or {type(layer) for layer in cache.layers} != {DynamicLayer}:
+                return _Read()
+            if cancelled():
+                return _Read(left=True)
+        cache.batch_repeat_interleave(beams)
+    return _Read(cache)
 
 
 class _own_defaults_only:

@@ -82,7 +82,7 @@ class DecodeState:
 
 def prefill_chunk(model: Any, state: DecodeState, config: Any) -> torch.Tensor | None:
     """Read the next piece of the prompt; the last position's logits [vocab] once it is whole, None before."""
-    size = len(state.pending) if _needs_whole_prompt(config) else PREFILL_CHUNK
+    size = len(state.pending) if needs_whole_prompt(config) else PREFILL_CHUNK
     chunk, state.pending = state.pending[:size], state.pending[size:]
     logits = _forward(model, state, chunk)
     return None if state.pending else logits
@@ -130,7 +130,7 @@ def batches(model: Any, vocabulary: int) -> bool:
     text = model.config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ("full_attention",))
     slides = getattr(text, "sliding_window", None) and not getattr(text, "layer_types", None)
-    if kinds != {"full_attention"} or slides or _needs_whole_prompt(model.config):
+    if kinds != {"full_attention"} or slides or needs_whole_prompt(model.config):
         return False
     device = next(model.parameters()).device
     rows = [torch.linspace(0, vocabulary - 1, length).long().tolist() for length in (3, 7)]
@@ -160,7 +160,7 @@ def _forward(model: Any, state: DecodeState, chunk: Sequence[int]) -> torch.Tens
     options: dict[str, Any] = {"use_cache": True}
     if state.cache is not None:
         options["past_key_values"] = state.cache
-    if _takes_logits_to_keep(model):
+    if takes_logits_to_keep(model):
         options["logits_to_keep"] = 1
     with torch.inference_mode():
         output = model(input_ids=torch.tensor([list(chunk)], device=device), **options)
@@ -171,7 +171,8 @@ def _forward(model: Any, state: DecodeState, chunk: Sequence[int]) -> torch.Tens
     return output.logits[0, -1].float().cpu()
 
 
-def _takes_logits_to_keep(model: Any) -> bool:
+def takes_logits_to_keep(model: Any) -> bool:
+    """Whether the model can be asked for the last position's logits alone."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return _has_parameter(base.__class__, "logits_to_keep")
 
@@ -182,7 +183,7 @@ def _has_parameter(model_class: Any, name: str) -> bool:
     return name in inspect.signature(model_class.forward).parameters
 
 
-def _needs_whole_prompt(config: Any) -> bool:
+def needs_whole_prompt(config: Any) -> bool:
     """True for recurrent and hybrid layers, and for rotary embeddings that look at the whole length."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())

@@ -287,6 +287,31 @@ def test_beams_are_transformers_beams(inference: LocalInference, tokenizer: Any)
     assert sum(bool(event.text) for event in events) == 1
 
 
+def test_a_long_prompt_is_read_in_pieces_by_a_beam_search(
+    inference: LocalInference, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G6: the same answer as in one piece, and others are stepped between the pieces."""
+    from playground.local_inference import beams
+
+    request = ask("Repeat: " + "word " * 120, strategy="beam_search", num_beams=3, max_new_tokens=12)
+    whole = text_of(events_of(inference, request))
+    monkeypatch.setattr(beams, "PREFILL_CHUNK", 40)
+    asked = 0
+    original = beams._read_ahead
+
+    def counted(model: Any, ids: Any, count: int, cancelled: Any) -> Any:
+        def ask_and_count() -> bool:
+            nonlocal asked
+            asked += 1
+            return bool(cancelled())
+
+        return original(model, ids, count, ask_and_count)
+
+    monkeypatch.setattr(beams, "_read_ahead", counted)
+    assert text_of(events_of(inference, request)) == whole
+    assert asked >= 3
+
+
 def test_beams_return_as_many_answers_as_asked(inference: LocalInference) -> None:
     """G3: each answer has its index and one last event."""
     request = ask(PROMPTS[2], strategy="beam_search", num_beams=4, num_return_sequences=3, max_new_tokens=12)
