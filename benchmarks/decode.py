@@ -6,14 +6,17 @@ At 1, 4 and 16 simultaneous requests over the base and three adapters: the engin
 one after another under one lock, each with `model.generate`, `TextIteratorStreamer` and its adapter switched on. Runs are
 interleaved and compared by CPU time, because machines drift and are shared; a ratio above 1 means that the engine needs
 less. Both sides sample with the same settings and write every token. `--shape 0.5b` measures a random model of Qwen2-0.5B's
-shape instead of the starter. At the end: peak memory of base and three adapters against the base alone.
+shape instead of the starter. At the end: peak memory of a process with the base and three adapters against the base alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -53,8 +56,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--answer-and-weigh", metavar="ORDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.answer_and_weigh:
+        answer_and_weigh(options.answer_and_weigh)
+        return
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
     with models(options.shape) as (base, adapters):
@@ -180,16 +187,42 @@ def report(count: int, tokens: int, pairs: list[tuple[float, float]]) -> None:
 
 
 def memory(base: Path, adapters: list[Path], dtype: str) -> str:
-    """Weights and adapters as the engine counts them."""
+    """Peak memory of a process that answers four requests at once from the base, and one that does so with all adapters."""
+    alone, together = (peak(base, some, dtype) for some in ([], adapters))
+    size = sum((folder / "adapter_model.safetensors").stat().st_size for folder in adapters)
+    return (
+        f"peak memory: base {alone / 1e6:.0f} MB, with three adapters {together / 1e6:.0f} MB "
+        f"({together / alone:.2f} ×; the adapters' files have {size / 1e6:.1f} MB)"
+    )
+
+
+def peak(base: Path, adapters: list[Path], dtype: str) -> int:
+    """Bytes, of a process of its own, that imports everything, loads, and answers."""
+    order = json.dumps([str(base), [str(folder) for folder in adapters], dtype])
+    command = [sys.executable, __file__, "--answer-and-weigh", order]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def answer_and_weigh(order: str) -> None:
+    """The other process of `peak`."""
+    base, adapters, dtype = json.loads(order)
     engine = LocalInference()
-    engine.load(ModelSpec(str(base), quantization="none", dtype=dtype))  # type: ignore[arg-type]
-    alone = engine.memory()
-    for adapter in adapters:
-        engine.load(ModelSpec(str(base), ((str(adapter), 1.0),), quantization="none", dtype=dtype))  # type: ignore[arg-type]
-    together = engine.memory()
+
+    def read(at: int) -> None:
+        chosen = ((adapters[at % 4 - 1], 1.0),) if at % 4 and adapters else ()
+        spec = ModelSpec(base, chosen, quantization="none", dtype=dtype)
+        for _ in engine.stream(
+            GenerationRequest(spec, prompt(at), settings=GenerationSettings(max_new_tokens=8, seed=at))
+        ):
+            pass
+
+    threads = [threading.Thread(target=read, args=(at,)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     engine.close()
-    share = (together.weights + together.adapters) / alone.weights
-    return f"memory: base {alone.weights / 1e6:.1f} MB, with three adapters {share:.2f} × that"
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 if __name__ == "__main__":

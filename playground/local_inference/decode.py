@@ -36,7 +36,7 @@ class Pace:
     _STEP_SECONDS = 0.25
 
     def __init__(self) -> None:
-        self.tokens = PREFILL_CHUNK
+        self.tokens = PREFILL_CHUNK // 4  # until something is known
 
     @contextmanager
     def measured(self, tokens: int) -> Iterator[None]:
