@@ -106,7 +106,7 @@ def _read_ahead(model: Any, ids: torch.Tensor, beams: int, cancelled: Callable[[
     """
     if ids.shape[1] <= PREFILL_CHUNK or needs_whole_prompt(model.config) or not takes_logits_to_keep(model):
         return _Read()
-    cache = None
+    cache: Any = None
     with torch.inference_mode():
         for piece in ids[:, :-1].split(PREFILL_CHUNK, dim=1):
             cache = model(input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values

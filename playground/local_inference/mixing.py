@@ -235,7 +235,7 @@ class Switch:
         self._model = model
         self._hooked: set[str] = set()
         self._rows: tuple[Active, ...] = ()
-        self._mixer = Mixer()
+        self.mixer = Mixer()
 
     def attach(self, weights: LoraWeights) -> None:
         """Make the linears that ``weights`` speaks of listen to this switch."""
@@ -263,7 +263,7 @@ class Switch:
             if not self._rows:
                 return None
             flat, x = output.reshape(-1, output.shape[-1]), args[0].reshape(-1, args[0].shape[-1])
-            mix = self._mixer.mix(self._rows, (flat.shape[0] // len(self._rows),) * len(self._rows))
+            mix = self.mixer.mix(self._rows, (flat.shape[0] // len(self._rows),) * len(self._rows))
             if mix is None:
                 return None
             (result,) = mix.add(group, x, (flat,), (getattr(module, "bias", None),))

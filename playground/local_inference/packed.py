@@ -121,7 +121,7 @@ class PackedModel:
         self._embed, self._norm, self._rope = core.embed_tokens, core.norm.weight, core.rotary_emb
         self._layers = [self._layer(f"model.layers.{at}", layer) for at, layer in enumerate(core.layers)]
         self._head = _linears(("lm_head",), (model.lm_head,))
-        self._mixer = Mixer()
+        self.mixer = Mixer()
         self._cos = self._sin = torch.empty(0)
 
     @classmethod
@@ -160,14 +160,14 @@ class PackedModel:
         counts = [1] * len(newest) + [len(ids) for _, ids in pieces]
         ids = [*newest, *(token for _, piece in pieces for token in piece)]
         with torch.inference_mode():
-            run = self._pass(slabs, pieces, self._mixer.mix(tuple(adapters), tuple(counts)))
+            run = self._pass(slabs, pieces, self.mixer.mix(tuple(adapters), tuple(counts)))
             hidden = self._embed(torch.tensor(ids, device=self._embed.weight.device))
             for at, layer in enumerate(self._layers):
                 hidden = self._through(at, layer, hidden, run)
             if pieces:
                 ends = torch.tensor(counts, device=hidden.device).cumsum(0) - 1
                 hidden = hidden[ends]
-                run = self._pass([], [], self._mixer.mix(tuple(adapters), (1,) * len(counts)))
+                run = self._pass([], [], self.mixer.mix(tuple(adapters), (1,) * len(counts)))
             hidden = F.rms_norm(hidden, self._norm.shape, self._norm, self._eps)
             (logits,) = self._head(hidden, run.mix)
             return logits.float().cpu()

@@ -196,7 +196,14 @@ class Resident:
                 "The training diverged; choose an earlier checkpoint.",
             )
         moved = after.shape != before.shape or float((after - before).abs().max()) > _NO_EFFECT
+        self._forget(self.adapters.get(place(attached.info.path)))
         return replace(attached, info=replace(attached.info, moves_logits=moved))
+
+    def _forget(self, replaced: Attached | None) -> None:
+        """Let go of what was made for an adapter whose files have changed since."""
+        for mixer in (self._switch.mixer, self.packed.mixer if self.packed else None):
+            if mixer is not None and replaced is not None and replaced.weights is not None:
+                mixer.forget(replaced.weights)
 
     def info(self) -> ResidentInfo:
         """What is in memory, for people."""

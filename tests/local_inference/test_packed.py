@@ -154,3 +154,29 @@ def test_an_adapter_of_strength_zero_costs_nothing() -> None:
 
     weights = LoraWeights({})
     assert Mixer().mix(((), ((weights, 0.0),)), (1, 1)) is None
+
+
+def test_companies_of_adapters_are_remembered_and_few() -> None:
+    """G1, G12: rows that come and go do not have their adapters joined anew each time, nor for ever kept."""
+    from playground.local_inference.mixing import Mixer
+
+    some = [_weights(4, seed) for seed in range(12)]
+    mixer = Mixer()
+    everyone = mixer.mix((((some[0], 1.0),), ((some[1], 0.5),), ()), (1, 1, 1))
+    fewer = mixer.mix((((some[1], 1.0),), ()), (1, 3))
+    assert everyone is not None
+    assert fewer is not None
+    assert fewer._company is everyone._company
+    for weights in some:
+        mixer.mix((((weights, 1.0),),), (1,))
+    assert len(mixer._companies) <= 4
+    mixer.forget(some[-1])
+    assert all(some[-1] is not member for company in mixer._companies for member, _ in company.members)
+
+
+def _weights(rank: int, seed: int) -> LoraWeights:
+    from playground.local_inference.lora import LoraLayer
+
+    chance = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(rank, 8, generator=chance), torch.randn(6, rank, generator=chance)
+    return LoraWeights({"linear": LoraLayer(a, b, 2.0, torch.nn.Linear(8, 6))})
