@@ -36,7 +36,7 @@ from playground.local_inference.resident import Resident
 from playground.local_inference.row import Row
 from playground.local_inference.sampling import Sampler, choose_tokens, log_probabilities, row_seed
 from playground.local_inference.scheduler import Scheduler, shares
-from playground.local_inference.slots import planes_of
+from playground.local_inference.slots import SlotCache, planes_of
 from playground.local_inference.templates import extra_stops, render_prompt
 from playground.local_inference.textstream import TextStream, cut_at_stop
 from playground.types import FinishReason, GenerationEvent, Provenance, Status
@@ -81,12 +81,12 @@ class StepLoop:
             row.report(Status("prefilling", "reading the prompt"))
         self._tell_places()
         self._prefilled = 0
-        rows = self._in_turn()
-        for row in rows:
+        for row in self._in_turn():
             if row.cancelled.is_set() or not (_packs(row) or _decodes_together(row)):
                 self._guarded(row, self._advance)
-        # Only now: a row whose prompt has just been read has its slot among the others, and is stepped with them.
-        going_on = [row for row in rows if not row.settled]
+        # Looked up again: a row whose prompt has just been read has its slot among the others, and beside a search that ran
+        # here others have come and gone. All rows of a slab are stepped together.
+        going_on = self._in_turn()
         for resident, some in _by_resident(row for row in going_on if _packs(row)):
             self._advance_packed(resident, some)
         for resident, some in _by_resident(row for row in going_on if _decodes_together(row) and not _packs(row)):
@@ -140,9 +140,14 @@ class StepLoop:
 
     def _end(self, row: Row, settle: Callable[[Row], None]) -> None:
         self.scheduler.leave(row)
-        if _decodes_together(row):
-            row.resident.slots.leave(row.state.slot)
-        settle(row)
+        try:
+            if _decodes_together(row):
+                row.resident.slots.leave(row.state.slot)
+        except Exception:
+            row.resident.slots = SlotCache()  # a slot that nobody owns would trip every later step
+            raise
+        finally:
+            settle(row)
 
     def _advance(self, row: Row) -> None:
         """One step of ``row`` on its own: its end, its whole beam search, a prefill chunk or a token."""
@@ -262,8 +267,11 @@ class StepLoop:
                 self._fail_all(members, explain(error))
 
     def abandon(self, failure: PlaygroundError) -> None:
-        """End every row, live or waiting, with ``failure``."""
-        self._fail_all(self.scheduler.live() + self.scheduler.waiting(), failure)
+        """End every row, live or waiting, with ``failure``; no slot is tidied up, for it may be what is broken."""
+        for row in self.scheduler.live() + self.scheduler.waiting():
+            self.scheduler.leave(row)
+            row.resident.slots = SlotCache()
+            row.fail(failure)
 
     def _fail_all(self, rows: list[Row], failure: PlaygroundError) -> None:
         for row in rows:
@@ -482,7 +490,7 @@ class ComputeThread:
                 more = self._loop.step()
             except Exception as error:  # a bug between rows: their readers must hear of it, and the next ones be served
                 self._loop.abandon(explain(error))
-                continue
+                more = False
             if not more:
                 self._wake.wait()
             self._wake.clear()

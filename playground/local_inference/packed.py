@@ -143,7 +143,8 @@ class PackedModel:
         weight = self._embed.weight
         shape = (positions, 2, self._kv_heads, self._size)
         dtype = self._norm.dtype
-        return Reading([torch.empty(shape, device=weight.device, dtype=dtype) for _ in self._layers])
+        with torch.inference_mode():  # as the passes that write into them
+            return Reading([torch.empty(shape, device=weight.device, dtype=dtype) for _ in self._layers])
 
     def step(
         self,

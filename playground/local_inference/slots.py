@@ -99,23 +99,28 @@ class SlotCache:
     def join(self, source: Sequence[torch.Tensor], length: int) -> Slot:
         """A slot with a copy of the first ``length`` positions of ``source`` in it, and room for at least one more."""
         slot = Slot(length)
-        self._slab(length + 1).add(slot, source)
+        with torch.inference_mode():  # as the passes that write into the planes: torch does not mix the two
+            self._slab(length + 1).add(slot, source)
         return slot
 
     def leave(self, slot: Slot) -> None:
         """Free ``slot``."""
         if slot.slab is not None:
-            slot.slab.remove(slot)
+            with torch.inference_mode():
+                slot.slab.remove(slot)
 
     def groups(self, slots: Sequence[Slot]) -> list[Slab]:
         """The slabs in which ``slots`` are, each after moving the rows that have outgrown theirs."""
         for slot in slots:
             if slot.slab is not None and slot.length >= slot.slab.capacity:
-                old = slot.slab
-                source = [filled.clone() for filled in old.read(slot)]
-                old.remove(slot)
-                self._slab(slot.length + 1).add(slot, source)
+                self._move(slot, slot.slab)
         return list({id(slot.slab): slot.slab for slot in slots if slot.slab is not None}.values())
+
+    def _move(self, slot: Slot, old: Slab) -> None:
+        with torch.inference_mode():
+            source = [filled.clone() for filled in old.read(slot)]
+            old.remove(slot)
+            self._slab(slot.length + 1).add(slot, source)
 
     def bytes(self) -> int:
         """Memory of all slabs."""

@@ -632,3 +632,17 @@ def _idle_at_the_end(inference: LocalInference) -> Iterator[None]:
     """Every test leaves the engine idle."""
     yield
     assert _wait_until(lambda: inference.activity() == (0, 0))
+
+
+def test_a_bug_in_the_slots_hangs_nobody(inference: LocalInference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G6: even when tidying up after a row fails, every reader hears of it, and the next request is answered."""
+    from playground.local_inference.slots import Slab
+
+    inference.load(ModelSpec(str(STARTER)))
+    with monkeypatch.context() as broken:
+        broken.setattr(Slab, "lengths", lambda self: 1 / 0)
+        broken.setattr(Slab, "remove", lambda self, slot: 1 / 0)
+        for _ in range(2):
+            with pytest.raises(EngineFailure, match="ZeroDivisionError"):
+                events_of(inference, ask(PROMPTS[0]))
+    assert text_of(events_of(inference, ask(PROMPTS[0])))

@@ -27,6 +27,7 @@ def _holds(slot: Slot, value: float) -> bool:
     return all(torch.allclose(held[:length], plane) for held, plane in zip(slot.slab.read(slot), planes, strict=True))
 
 
+@torch.inference_mode()
 def _step(cache: SlotCache, rows: dict[Slot, float]) -> None:
     """One decode step of all rows, as the model would write it."""
     for slab in cache.groups(list(rows)):
