@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from playground.local_inference import LocalInference
     from playground.services.models import Models
 
-STREAMS_AT_ONCE = 40
+AT_ONCE = 300  # what the pages' own queue lets through: more than the engine takes, which tells people their place
 WAITING_AT_MOST = 200
 LAST_WORD_S = 5.0
 
@@ -92,7 +92,7 @@ def compose(config: AppConfig) -> Playground:
     models, generation = Models(engine, config), Generation(engine)
     api = create_app(config, models, generation)
     demo = build(config, models, generation)
-    demo.queue(max_size=WAITING_AT_MOST, default_concurrency_limit=STREAMS_AT_ONCE)
+    demo.queue(max_size=WAITING_AT_MOST, default_concurrency_limit=AT_ONCE)
     gate = Middleware(Gate, api=api, bound_to=config.host, frame_ancestors=frame_ancestors())
     demo.launch = functools.partial(demo.launch, **launch_options() | server_options(gate))  # whoever launches it
     return Playground(config, engine, models, demo)
@@ -103,7 +103,7 @@ def server_options(gate: Any) -> dict[str, Any]:
     return {
         "ssr_mode": False,
         "run_history": False,
-        "max_threads": 2 * STREAMS_AT_ONCE,
+        "max_threads": AT_ONCE,
         "enable_monitoring": False,
         "app_kwargs": {"middleware": [gate]},
     }

@@ -74,18 +74,37 @@
     if (!dialog) return;
     if (dialog.open) dialog.close(); else dialog.showModal();
   }
+  const toggleMemory = (open) => document.body.classList.toggle("memory-open", open);
   const ACTIONS = {
     theme: switchTheme,
     shortcuts: toggleShortcuts,
+    memory: () => toggleMemory(),
     panel: () => document.body.classList.toggle("panel-hidden"),
   };
   document.addEventListener("click", (event) => {
+    if (!event.target.closest?.("#memory, #memory-popover")) toggleMemory(false);
     const target = event.target.closest?.("[data-action], [data-open-picker], [data-copy]");
     if (!target) return;
     if (target.dataset.action) ACTIONS[target.dataset.action]?.();
     if (target.dataset.openPicker) openPicker(target.dataset.openPicker);
     if (target.dataset.copy) copy(target.dataset.copy, target.dataset.copied || "Copied");
   });
+
+  // --- Escape stops also what was asked for so lately that its Stop button is still to come ---
+  const STOP_TO_COME_MS = 1500;
+  let asked = 0;
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#generate")) asked = Date.now();
+  }, true);
+  function stop() {
+    const mine = asked;
+    const press = () => {
+      const button = first("#stop");
+      if (button) button.click();
+      else if (mine === asked && Date.now() - mine < STOP_TO_COME_MS) setTimeout(press, 30);
+    };
+    press();
+  }
 
   // --- keys ---
   document.addEventListener("keydown", (event) => {
@@ -96,8 +115,10 @@
     } else if (command && event.key === "/") {
       event.preventDefault();
       toggleShortcuts();
+    } else if (event.key === "Escape" && document.body.classList.contains("memory-open")) {
+      toggleMemory(false);
     } else if (event.key === "Escape" && !document.getElementById("shortcuts")?.open) {
-      first("#stop")?.click();
+      stop();
     }
   }, true);
 

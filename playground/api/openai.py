@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from playground.api import failures, wire
+from playground.api.asker import asker
 from playground.api.schemas import ChatCompletion, ChatCompletionRequest, ModelList, ServedModel
 from playground.errors import ModelNotFound
 from playground.services.generation import Generation
@@ -93,7 +94,7 @@ class Chat:
         greedy. While nothing is written yet a stream carries comments (`: loading …`) at least every 250 ms. Leaving
         stops the answer.
         """
-        request = await asyncio.to_thread(self._request, body)
+        request = await asyncio.to_thread(self._request, body, asker(http))
         reply = wire.Reply(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
@@ -107,13 +108,14 @@ class Chat:
             return EventStream(_stream(reply, answers, await _settled(events)))
         return await _whole(reply, answers, events, http)
 
-    def _request(self, body: ChatCompletionRequest) -> GenerationRequest:
+    def _request(self, body: ChatCompletionRequest, user: str) -> GenerationRequest:
         base, adapter = self._served.resolve(body.model)
         return GenerationRequest(
             spec=self._models.spec(base, adapter),
             messages=tuple(message.as_message() for message in body.messages),
             settings=body.settings(self._models.recommended(base) or GenerationSettings()),
             chat_template_kwargs=body.chat_template_kwargs or {},
+            user=user,
         )
 
 

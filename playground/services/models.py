@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from playground.config import AppConfig, ModelEntry, existing_folder, is_path
-from playground.errors import AdapterInvalid, ModelNotFound, ModelNotLoaded
+from playground.errors import AdapterInvalid, ModelBusy, ModelNotFound, ModelNotLoaded
 from playground.local_inference import LocalInference
 from playground.local_inference.adapters import discover_adapters, inspect_adapter
+from playground.services.kept import Kept
+from playground.services.threads import in_own_thread
 from playground.types import (
     AdapterInfo,
     Dtype,
@@ -24,6 +26,8 @@ from playground.types import (
     ResidentInfo,
     Status,
 )
+
+MEMORY_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Models:
     def __init__(self, engine: LocalInference, config: AppConfig) -> None:
         self._engine = engine
         self._config = config
+        self._memory: Kept[MemoryReport] = Kept(MEMORY_SECONDS)
 
     def offered(self) -> tuple[OfferedModel, ...]:
         """Every configured model, in the configuration's order, with its adapters."""
@@ -109,7 +114,7 @@ class Models:
             with contextlib.suppress(RuntimeError):  # the loop closed under a caller who left; the load goes on
                 loop.call_soon_threadsafe(news.put_nowait, status)
 
-        task = asyncio.create_task(asyncio.to_thread(self._engine.load, spec, report))
+        task = asyncio.create_task(in_own_thread(lambda: self._engine.load(spec, report), "load"))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # never "exception not retrieved"
         latest = Status("loading", "starting")
         while not task.done() or not news.empty():
@@ -130,14 +135,17 @@ class Models:
 
         Raises `ModelNotLoaded`, or `ModelBusy` while it is answering.
         """
-        path = self.spec(base).base
-        if not any(path in (resident.base, resident.path) for resident in self.loaded()):
+        spec = self.spec(base)
+        if not any(spec.base in (resident.base, resident.path) for resident in self.loaded()):
             raise ModelNotLoaded(f"{base!r} is not loaded.", "Loaded models are listed beside the memory meter.")
-        return await asyncio.to_thread(self._engine.unload, path)
+        try:
+            return await in_own_thread(lambda: self._engine.unload(spec.base), "unload")
+        except ModelBusy as error:  # the engine knows no names
+            raise ModelBusy(error.message.replace(repr(spec.base), self.name(spec)), error.remedy) from None
 
     def memory(self) -> MemoryReport:
-        """Memory of the engine's device, now."""
-        return self._engine.memory()
+        """Memory of the engine's device; at most half a second old, however many ask."""
+        return self._memory.get("memory", self._engine.memory)
 
     def _entry(self, base: str) -> ModelEntry | None:
         base = base.strip()

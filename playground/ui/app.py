@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from playground.config import AppConfig
@@ -15,11 +17,24 @@ from playground.ui.topbar import TopBar
 __all__ = ["build", "launch_options"]
 
 
+class Pages(gr.Blocks):  # type: ignore[misc]
+    """Gradio's pages, without the connection that each of them would hold open for as long as it is shown.
+
+    A browser has six for one server, over all of its tabs. With one for every tab, and one more for every answer that is
+    being written, a third tab's Stop would never be sent and a sixth tab would never open. A page that is closed while
+    it is answered is noticed without it; states are forgotten by their age and number (see `launch_options`).
+    """
+
+    def get_config_file(self) -> Any:
+        """What a page is told of itself."""
+        return {**super().get_config_file(), "connect_heartbeat": False}
+
+
 def build(config: AppConfig, models: Models, generation: Generation) -> gr.Blocks:
     """The pages over the given services; launch them with `launch_options`."""
     bar = TopBar(models, generation)
     tab = PlaygroundTab(config, models, generation)
-    with gr.Blocks(title=texts.PRODUCT, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
+    with Pages(title=texts.PRODUCT, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         bar.render()
         with gr.Tabs(elem_id="tabs"), gr.Tab("Playground", id="playground"):
             tab.render()

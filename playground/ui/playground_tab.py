@@ -11,29 +11,25 @@ from typing import Any
 import gradio as gr
 
 from playground.config import AppConfig, UseCase
-from playground.errors import ContextOverflow, ModelNotLoaded, PlaygroundError
+from playground.errors import PlaygroundError
 from playground.services.generation import Generation
 from playground.services.models import Models
-from playground.types import TEMPLATES, GenerationRequest, GenerationSettings, ModelSpec, Template
-from playground.ui import texts, views
-from playground.ui.panels import (
-    AS_TYPED,
-    LIGHT,
-    LONG,
-    ModelPicker,
-    SettingsPanel,
-    Updates,
-    Values,
-    failure_of,
-    report,
-    resident_of,
-    show_html,
-)
+from playground.types import TEMPLATES, GenerationRequest, Template
+from playground.ui import texts
+from playground.ui.model_picker import ModelPicker, failure_of
+from playground.ui.prompt_size import PromptSize
+from playground.ui.settings_panel import SettingsPanel
 from playground.ui.topbar import TopBar
+from playground.ui.views.answer import Answer, answer_status
+from playground.ui.views.prompt import prompt_counter, rendered_preview
+from playground.ui.views.status import error_details, status_line
+from playground.ui.wiring import AS_TYPED, LIGHT, LONG, Updates, Values, report, show_html
 
 UPDATE_SECONDS = 0.05  # a browser draws no more than this; the engine is never waited for
-LONGEST_PAUSE = 0.25  # that somebody closed the page is noticed at an update
+LONGEST_PAUSE = 0.4  # that somebody closed the page is noticed at an update
 CHARACTERS_PER_SECOND = 40_000  # what a browser can draw afresh with room to spare: longer texts, fewer updates
+UPDATES_PER_SECOND = 80  # to all pages together: each costs the server a few ms that the engine needs as well
+KEPT_SECONDS = 6 * 3600  # how long the answer of a page that may be closed is remembered
 
 
 class PlaygroundTab:
@@ -45,6 +41,8 @@ class PlaygroundTab:
         self._generation = generation
         self.picker = ModelPicker(models, config)
         self.panel = SettingsPanel(models, config)
+        self.size = PromptSize(models, generation, self.picker)
+        self._streams = 0
 
     # --- widgets ---
 
@@ -76,7 +74,7 @@ class PlaygroundTab:
             label="Prompt", show_label=False, placeholder="Write a prompt, or pick an example below.", lines=4,
             max_lines=14, autofocus=True, container=False, elem_id="prompt", elem_classes=["prompt-box"],
         )  # fmt: skip
-        self.counter = show_html(views.prompt_counter(0), elem_id="counter")
+        self.counter = show_html(prompt_counter(0), elem_id="counter")
         with gr.Row(elem_classes="examples", elem_id="examples"):
             most = max(len(case.examples) for case in cases)
             self.examples = [self._example(first, position) for position in range(most)]
@@ -97,8 +95,9 @@ class PlaygroundTab:
             )
 
     def _render_answer(self) -> None:
-        self.answer = gr.State(None)
-        self.before_reset = gr.State(None)
+        self.stage = gr.State("done")
+        self.answer = gr.State(None, time_to_live=KEPT_SECONDS)
+        self.before_reset = gr.State(None, time_to_live=KEPT_SECONDS)
         with gr.Column(elem_classes="answer-card", elem_id="answer-card"):
             with gr.Tabs(elem_id="answer-tabs"):
                 with gr.Tab("Text"):
@@ -112,9 +111,9 @@ class PlaygroundTab:
                         elem_id="answer-raw", elem_classes="answer-raw",
                     )  # fmt: skip
             self.copy = gr.Button("Copy", elem_id="copy", elem_classes="copy", size="sm", min_width=0)
-        self.status = show_html(views.answer_status(None), elem_id="answer-status")
+        self.status = show_html(answer_status(None), elem_id="answer-status")
         with gr.Accordion("Rendered prompt", open=False, elem_id="rendered-prompt"):
-            self.preview = show_html(views.rendered_preview(None, texts.PREVIEW_NOT_LOADED), elem_id="preview")
+            self.preview = show_html(rendered_preview(None, texts.PREVIEW_NOT_LOADED), elem_id="preview")
 
     # --- wiring ---
 
@@ -131,15 +130,15 @@ class PlaygroundTab:
             self.prompt, self.template, self.use_case, self.streaming, *self.picker.selection, *self.panel.inputs,
         ]  # fmt: skip
         shown = [self.text, self.raw, self.status, self.generate, self.stop, *self._bar.status]
-        written = [*shown, self.answer, self.picker.failure, self.picker.progress, self.undo]
+        written = [*shown, self.stage, self.answer, self.picker.failure, self.picker.progress, self.undo]
         run = self.generate.click(self._run, inputs, written, trigger_mode="once", **LONG, **AS_TYPED)
-        stopping = self.stop.click(self._stopped, self.answer, shown, cancels=[run], **LIGHT)
-        listed = [event.then(self.picker.loaded_html, None, self.picker.loaded, **LIGHT) for event in (run, stopping)]
-        self.picker.changes = (*self.picker.changes, *listed)
+        self.stop.click(self._stopped, self.answer, [*shown, self.stage], cancels=[run], **LIGHT)
+        # Also after a cancelled run, and then once its last updates, which the browser had still to show, are shown.
+        run.then(self._settled, [self.stage, self.answer], shown, trigger_mode="multiple", **LIGHT)
         saved = [self.prompt, self.text, self.raw, self.status, self.answer]
-        cleared = [*saved, self.before_reset, self.undo, self.generate, self.stop, *self._bar.status]
+        cleared = [*saved, self.stage, self.before_reset, self.undo, self.generate, self.stop, *self._bar.status]
         self.reset.click(self._reset, saved, cleared, cancels=[run], **LIGHT)
-        self.undo.click(self._undo, self.before_reset, [*saved, self.undo], **LIGHT)
+        self.undo.click(self._undo, self.before_reset, [*saved, self.stage, self.undo], **LIGHT)
         self.copy.click(None, self.raw, None, js="(text) => window.playground.copy(text, 'Answer copied')")
 
     def _listen_prompt(self, demo: gr.Blocks) -> None:
@@ -149,65 +148,79 @@ class PlaygroundTab:
         counted = [self.prompt, self.template, *self.picker.selection, self.panel.widgets["system_prompt"]]
         shown = [self.counter, self.preview]
         edited = [self.prompt, self.template, self.panel.widgets["system_prompt"], self.picker.adapter]
-        edits = [widget.change for widget in edited]
-        gr.on(edits, self._count, counted, shown, trigger_mode="always_last", **LIGHT)
-        for event in self.picker.changes:
-            event.then(self._count, counted, shown, **LIGHT)
+        # The chips change when the model has been loaded or unloaded, by whoever it was.
+        edits = [*(widget.change for widget in edited), self._bar.chips.change]
+        gr.on(edits, self.size.look, counted, shown, trigger_mode="always_last", **LIGHT)
 
     # --- answering ---
 
     async def _run(
-        self, prompt: str, template: Template, use_case: str, streaming: bool,
+        self, visitor: gr.Request, prompt: str, template: Template, use_case: str, streaming: bool,
         model: str, adapter: str, quantization: str, *settings: Any,
     ) -> AsyncIterator[Updates]:  # fmt: skip
         """One answer, from the click to its last event. Closing this iterator closes the engine's, and so stops it."""
-        yield {**self._buttons(running=True), self.undo: gr.update(visible=False)}
+        yield {**self._buttons(running=True), self.stage: "running", self.undo: gr.update(visible=False)}
         answer = None
         try:
             spec = await asyncio.to_thread(self.picker.spec, model, adapter, quantization)
-            request = GenerationRequest(spec, prompt, settings=self.panel.settings(settings), template=template)
+            request = GenerationRequest(
+                spec, prompt, settings=self.panel.settings(settings), template=template, user=asker(visitor)
+            )
             weights = await asyncio.to_thread(self.picker.weights, model, adapter, quantization, None)
-            answer = views.Answer(request, weights.label, code=use_case == "code_generation")
-            yield {self.answer: answer, self.text: "", self.raw: "", self.status: views.answer_status(answer)}
+            answer = Answer(request, weights.label, code=use_case == "code_generation")
+            yield {self.answer: answer, self.text: "", self.raw: "", self.status: answer_status(answer)}
             async with aclosing(self._stream(answer, streaming)) as stream:
                 async for updates in stream:
                     yield updates
+            if answer.stopped:  # Stop and Reset have said already what there is to say
+                return
             # What the picker said of an earlier try ("Press Load") is no longer true once this choice has answered.
             answered = {self.picker.failure: None, self.picker.progress: ""}
-            yield {**answered, **self._bar.shows("idle"), **self._buttons(running=False)}
+            ended = self._buttons(running=False) | {self.stage: "done"}
+            yield {**answered, **self._bar.shows("idle"), **ended}
         except Exception as error:
-            yield {**self._failed(error, answer, model, adapter), **self._buttons(running=False)}
+            ended = self._buttons(running=False) | {self.stage: "done"}
+            yield {**self._failed(error, answer, model, adapter), **ended}
 
-    async def _stream(self, answer: views.Answer, streaming: bool) -> AsyncGenerator[Updates, None]:
+    async def _stream(self, answer: Answer, streaming: bool) -> AsyncGenerator[Updates, None]:
         """Fold the engine's events into ``answer``; show it as often as a browser can draw it, and at its end."""
         shown_at, phase = 0.0, ""
-        async with aclosing(self._generation.astream(answer.request)) as events:
-            async for event in events:
-                answer.fold(event)
-                pause = min(max(UPDATE_SECONDS, answer.length / CHARACTERS_PER_SECOND), LONGEST_PAUSE)
-                if answer.running and time.monotonic() - shown_at < pause:
-                    continue
-                shown_at = time.monotonic()
-                updates = self._shown(answer, with_text=streaming or not answer.running)
-                now = "loading" if event.status.phase == "loading" else "generating"
-                if now != phase:
-                    phase = now
-                    updates |= self._bar.shows(phase)
-                yield updates
+        self._streams += 1
+        try:
+            async with aclosing(self._generation.astream(answer.request)) as events:
+                async for event in events:
+                    if answer.stopped:
+                        return
+                    answer.fold(event)
+                    if answer.running and time.monotonic() - shown_at < self._pause(answer):
+                        continue
+                    shown_at = time.monotonic()
+                    updates = self._shown(answer, with_text=streaming or not answer.running)
+                    if answer.running and answer.phase != phase:
+                        phase = answer.phase
+                        updates |= self._bar.shows(phase)
+                    yield updates
+        finally:
+            self._streams -= 1
 
-    def _shown(self, answer: views.Answer, *, with_text: bool) -> Updates:
-        status = {self.status: views.answer_status(answer)}
+    def _pause(self, answer: Answer) -> float:
+        """Seconds between two updates of this page: what its browser can draw, and its share of what the server can."""
+        wanted = max(UPDATE_SECONDS, answer.length / CHARACTERS_PER_SECOND, self._streams / UPDATES_PER_SECOND)
+        return min(wanted, LONGEST_PAUSE)
+
+    def _shown(self, answer: Answer, *, with_text: bool) -> Updates:
+        status = {self.status: answer_status(answer)}
         return {self.text: answer.markdown, self.raw: answer.raw, **status} if with_text else status
 
     def _buttons(self, *, running: bool) -> Updates:
         """Generate and Stop take turns in one place, so nothing moves and nothing starts twice."""
         return {self.generate: gr.update(visible=not running), self.stop: gr.update(visible=running)}
 
-    def _failed(self, error: Exception, answer: views.Answer | None, model: str, adapter: str) -> Updates:
+    def _failed(self, error: Exception, answer: Answer | None, model: str, adapter: str) -> Updates:
         """The sentence in a toast and in the status line; text that was already there stays."""
         sentence = report(error)
         updates: Updates = {
-            self.status: views.status_line("error", sentence, views.error_details(error)),
+            self.status: status_line("error", sentence, error_details(error)),
             **self._bar.shows("error"),
         }
         if answer is not None:
@@ -217,52 +230,27 @@ class PlaygroundTab:
             updates[self.picker.failure] = failure_of(model, adapter, error)
         return updates
 
-    def _stopped(self, answer: views.Answer | None) -> Updates:
+    def _stopped(self, answer: Answer | None) -> Updates:
         """What Stop leaves behind: the text so far, and a line that says cancelled."""
-        idle = {**self._buttons(running=False), **self._bar.shows("idle")}
+        idle = {**self._buttons(running=False), **self._bar.shows("idle"), self.stage: "stopped"}
         if answer is None or answer.error:
             return idle
         answer.cancel()
         return {**self._shown(answer, with_text=True), **idle}
 
+    def _settled(self, stage: str, answer: Answer | None) -> Updates:
+        """What Stop or Reset has shown, once more: updates that were on their way to the page may have come after it."""
+        if stage == "cleared":
+            return {**self._cleared(), **self._buttons(running=False)}
+        if stage == "stopped" and answer is not None and (answer.stopped or answer.running):
+            answer.cancel()  # Stop may have been pressed before there was an answer to cancel
+            return {**self._shown(answer, with_text=True), **self._buttons(running=False)}
+        return {self.status: gr.skip()}
+
+    def _cleared(self) -> Updates:
+        return {self.text: texts.EMPTY_ANSWER, self.raw: "", self.status: status_line("idle", texts.RESET_DONE)}
+
     # --- the prompt and the page ---
-
-    async def _count(
-        self, prompt: str, template: Template, model: str, adapter: str, quantization: str, system_prompt: str
-    ) -> tuple[str, str]:
-        """Characters, tokens and share of the context; the prompt as the model will read it."""
-        return await asyncio.to_thread(self._look_at, prompt, template, model, adapter, quantization, system_prompt)
-
-    def _look_at(
-        self, prompt: str, template: Template, model: str, adapter: str, quantization: str, system_prompt: str
-    ) -> tuple[str, str]:
-        characters = len(prompt)
-        try:
-            spec = self.picker.spec(model, adapter, quantization)
-            resident = resident_of(self._models, spec)
-            if resident is None:
-                return views.prompt_counter(characters), views.rendered_preview(None, texts.PREVIEW_NOT_LOADED)
-            tokens = self._generation.count_tokens(spec, prompt)
-            if not prompt.strip():
-                counter = views.prompt_counter(characters, tokens, tokens, resident.context_window)
-                return counter, views.rendered_preview(None, texts.PREVIEW_EMPTY)
-            return self._rendered(spec, prompt, template, system_prompt, tokens, resident.context_window)
-        except ModelNotLoaded:  # the base is there, this adapter is not yet
-            return views.prompt_counter(characters), views.rendered_preview(None, texts.PREVIEW_NOT_LOADED)
-        except PlaygroundError as error:
-            return views.prompt_counter(characters), views.rendered_preview(None, str(error))
-
-    def _rendered(
-        self, spec: ModelSpec, prompt: str, template: Template, system_prompt: str, tokens: int, window: int
-    ) -> tuple[str, str]:
-        settings = GenerationSettings(system_prompt=system_prompt)
-        try:
-            rendered = self._generation.render(GenerationRequest(spec, prompt, settings=settings, template=template))
-        except ContextOverflow as error:
-            over = max(tokens, window + 1)
-            return views.prompt_counter(len(prompt), tokens, over, window), views.rendered_preview(None, str(error))
-        counter = views.prompt_counter(len(prompt), tokens, len(rendered.token_ids), rendered.window)
-        return counter, views.rendered_preview(rendered)
 
     def _for_use_case(self, key: str) -> list[Any]:
         """The use case's own template and examples."""
@@ -275,18 +263,24 @@ class PlaygroundTab:
         prompt, *_, answer = saved
         if answer is not None and not answer.error:
             answer.cancel()
-            saved = (prompt, answer.markdown, answer.raw, views.answer_status(answer), answer)
+            saved = (prompt, answer.markdown, answer.raw, answer_status(answer), answer)
         return {
             **self._buttons(running=False), **self._bar.shows("idle"),
-            self.prompt: "", self.text: texts.EMPTY_ANSWER, self.raw: "", self.answer: None,
-            self.status: views.status_line("idle", texts.RESET_DONE),
+            **self._cleared(), self.prompt: "", self.answer: None, self.stage: "cleared",
             self.before_reset: saved, self.undo: gr.update(visible=True),
         }  # fmt: skip
 
-    def _undo(self, saved: Values) -> Updates:
-        """Bring back what Reset cleared."""
+    def _undo(self, saved: Values | None) -> Updates:
+        """Bring back what Reset cleared, unless that was so long ago that it is forgotten."""
+        if saved is None:
+            return {self.undo: gr.update(visible=False)}
         prompt, text, raw, status, answer = saved
         return {
             self.prompt: prompt, self.text: text, self.raw: raw, self.status: status, self.answer: answer,
-            self.undo: gr.update(visible=False),
+            self.stage: "done", self.undo: gr.update(visible=False),
         }  # fmt: skip
+
+
+def asker(visitor: gr.Request) -> str:
+    """Whose turn it is where answers wait in line: each open page is somebody."""
+    return f"page {visitor.session_hash}"

@@ -23,7 +23,9 @@ FINISH_HELP = {
     "cancelled": "Stopped before it was finished; the text so far stays.",
 }
 
-PHASES = {"queued": "Waiting for a turn", "loading": "Loading", "prefilling": "Reading the prompt"}
+PHASES = {"queued": "Waiting in line", "loading": "Loading", "prefilling": "Reading the prompt"}
+NOT_YET_IN_LINE = "Getting ready"
+DOTS = {"idle": "Idle", "queued": "In line", "loading": "Loading", "generating": "Answering", "error": "Error"}
 
 MODEL_HELP = "Pick one, or type a folder or a hub id such as org/name."
 ADAPTER_HELP = "Pick one, or type the folder of a LoRA adapter."
@@ -34,6 +36,7 @@ EMPTY_ANSWER = (
 )
 NOTHING_LOADED = "Nothing in memory yet. The first answer loads the model that is picked above."
 PREVIEW_NOT_LOADED = "Shown once the model is loaded: the text after its template, and its token ids."
+PREVIEW_TOO_LONG = "Too long to show: it cannot fit what this model reads."
 PREVIEW_EMPTY = "Write a prompt to see it as the model reads it."
 RESET_DONE = "Prompt and answer cleared. Undo brings both back."
 
@@ -47,7 +50,7 @@ GUIDE = {
 
 SHORTCUTS = (
     ("Ctrl + Enter", "Generate"),
-    ("Escape", "Stop, or close this list"),
+    ("Escape", "Stop, or close what is open"),
     ("Ctrl + /", "Show this list"),
     ("Tab", "Next control"),
 )

@@ -95,6 +95,7 @@ def launch_options() -> dict[str, Any]:
         "head": f"<script>{script}</script>",
         "footer_links": [],  # Gradio's own links lead out of the product
         "run_history": False,  # it would keep prompts in the browser's storage
+        "state_session_capacity": 500,  # the oldest pages are forgotten; Gradio keeps ten thousand of them
         "max_file_size": "1mb",
         "show_error": False,  # every handler shows its own sentence
         "ssr_mode": False,

@@ -1,81 +1,106 @@
-"""The bar above all tabs: name, which weights answer, memory, what the engine is doing, theme and keys."""
+"""The bar above all tabs: name, which weights answer, memory, how busy the engine is, theme and keys."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import gradio as gr
 
 from playground.services.generation import Generation
+from playground.services.kept import Kept
 from playground.services.models import Models
-from playground.ui import texts, views
-from playground.ui.panels import LIGHT, ModelPicker, Updates, show_html
+from playground.ui import texts
+from playground.ui.model_picker import ModelPicker
+from playground.ui.views import bar as view
+from playground.ui.views.weights import Failure, Weights, chips, loaded_list
+from playground.ui.wiring import LIGHT, Updates, show_html
 
-REFRESH_SECONDS = 2.5
+BUSY_SECONDS = 1.0
+IDLE_SECONDS = 2.5
+WEIGHTS_SECONDS = 2.0  # how long what the disk says of a choice is believed
 
 
 class TopBar:
-    """``status`` are the dot and the session's phase; whoever starts something sets both with `shows`."""
+    """What the bar shows is written by `_refresh` alone: at every tick, which come faster while something is going on,
+    and whenever somebody sets the session's phase with `shows` or asks for it with `look_again`.
+
+    ``status`` are the outputs that `shows` fills, ``again`` the one of `look_again`.
+    """
 
     def __init__(self, models: Models, generation: Generation) -> None:
         self._models = models
         self._generation = generation
+        self._weights: Kept[Weights] = Kept(WEIGHTS_SECONDS)
 
     def render(self) -> None:
         """Make the widgets."""
         self.phase = gr.State("idle")
+        self.again = gr.State(0.0)
         self.shown = gr.State(())
         with gr.Row(elem_id="topbar"):
             show_html(f'<h1 class="brand">{texts.PRODUCT}</h1>', elem_id="brand")
             self.chips = show_html("", elem_id="chips")
             self.meter = show_html("", elem_id="memory")
-            self.dot = show_html(views.dot("idle"), elem_id="status")
-            show_html(views.bar_buttons(), elem_id="bar-buttons")
-        show_html(views.shortcuts_dialog(), elem_id="shortcuts-slot")
-        self.timer = gr.Timer(REFRESH_SECONDS)
+            self.dot = show_html(view.dot("idle"), elem_id="status")
+            show_html(view.bar_buttons(), elem_id="bar-buttons")
+            self.figures = show_html("", elem_id="memory-popover")
+        show_html(view.shortcuts_dialog(), elem_id="shortcuts-slot")
+        self.timer = gr.Timer(IDLE_SECONDS)
 
     @property
     def status(self) -> list[gr.components.Component]:
         """The outputs that `shows` fills."""
-        return [self.dot, self.phase]
+        return [self.phase]
 
     def shows(self, phase: str) -> Updates:
-        """Updates that show ``phase``: idle, loading, generating or error."""
-        return {self.dot: views.dot(phase), self.phase: phase}
+        """Updates that show ``phase``: idle, queued, loading, generating or error."""
+        return {self.phase: phase}
+
+    def look_again(self) -> Updates:
+        """Updates that make the bar look now, because something has changed that it shows."""
+        return {self.again: time.monotonic()}
 
     def listen(self, demo: gr.Blocks, picker: ModelPicker) -> None:
         """Wire the bar to the fields that say what answers; it follows them, and the engine, by itself."""
         self._picker = picker
+        triggers = [self.timer.tick, demo.load, self.phase.change, self.again.change, picker.failure.change]
+        triggers += [field.change for field in picker.selection]
         inputs = [*picker.selection, picker.failure, self.phase, self.shown]
-        outputs = [self.chips, self.meter, self.dot, self.shown]
-        for event in (self.timer.tick, demo.load, picker.adapter.change, picker.quantization.change):
-            event(self._refresh, inputs, outputs, **LIGHT)
-        for event in picker.changes:
-            event.then(self._refresh, inputs, outputs, **LIGHT)
+        outputs = [self.chips, self.meter, self.figures, self.dot, picker.loaded, self.timer, self.shown]
+        # One event for all triggers, so that a page never has two looks on their way of which the older one wins.
+        gr.on(triggers, self._refresh, inputs, outputs, trigger_mode="always_last", **LIGHT)
 
     async def _refresh(
         self,
         model: str | None,
         adapter: str | None,
         quantization: str | None,
-        failure: views.Failure | None,
+        failure: Failure | None,
         phase: str,
-        shown: tuple[str, ...],
+        shown: tuple[Any, ...],
     ) -> tuple[Any, ...]:
         """Look again at memory, engine and choice; send only what looks different, so that tooltips stay open."""
-        now = await asyncio.to_thread(self._look, model, adapter, quantization, failure, phase)
-        before = shown if len(shown) == len(now) else ("",) * len(now)
+        now = await asyncio.to_thread(self._look, (model, adapter, quantization, failure), phase)
+        before = shown if len(shown) == len(now) else (None,) * len(now)
         return (*(new if new != old else gr.skip() for new, old in zip(now, before, strict=True)), now)
 
     def _look(
-        self,
-        model: str | None,
-        adapter: str | None,
-        quantization: str | None,
-        failure: views.Failure | None,
-        phase: str,
-    ) -> tuple[str, str, str]:
-        weights = self._picker.weights(model, adapter, quantization, failure)
-        rows, waiting = self._generation.activity()
-        return views.chips(weights), views.memory_meter(self._models.memory()), views.dot(phase, rows, waiting)
+        self, choice: tuple[str | None, str | None, str | None, Failure | None], phase: str
+    ) -> tuple[str, str, str, str, str, float]:
+        """What the bar's parts show now, in the order of the outputs."""
+        residents, names = self._models.loaded(), self._picker.names()
+        held = tuple((resident.base, resident.quantization, resident.adapters) for resident in residents)
+        weights = self._weights.get((choice, held), lambda: self._picker.weights(*choice))
+        answering, waiting = self._generation.activity()
+        memory = self._models.memory()
+        busy = phase not in ("idle", "error") or answering or waiting or memory.kv_cache
+        return (
+            chips(weights),
+            view.memory_meter(memory),
+            view.memory_figures(memory, residents, names),
+            view.dot(phase, answering, waiting),
+            loaded_list(residents, names),
+            BUSY_SECONDS if busy else IDLE_SECONDS,
+        )

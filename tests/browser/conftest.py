@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
@@ -62,11 +64,16 @@ def warm(chromium: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def visit(chromium: Browser, warm: BrowserContext, serve: Callable[..., str]) -> Iterator[Callable[..., Page]]:
-    """Open a page as a new visitor. Afterwards it must have said nothing in the console and asked nobody else."""
-    pages, complaints = [], []
+    """Open a page as a new visitor; ``apart`` gives it a browser of its own, else it is one more tab of the same.
 
-    def open_page(url: str, width: int = 1400, height: int = 950) -> Page:
-        page = warm.new_page()
+    Afterwards no page must have said anything in the console, or asked anybody else.
+    """
+    pages, contexts, complaints = [], [], []
+
+    def open_page(url: str, width: int = 1400, height: int = 950, *, apart: bool = False) -> Page:
+        if apart:
+            contexts.append(chromium.new_context(locale="en-US", color_scheme="light"))
+        page = (contexts[-1] if apart else warm).new_page()
         pages.append(page)
         page.set_viewport_size({"width": width, "height": height})
         page.on("pageerror", lambda error: complaints.append(f"script error: {error}"))
@@ -77,8 +84,8 @@ def visit(chromium: Browser, warm: BrowserContext, serve: Callable[..., str]) ->
         return page
 
     yield open_page
-    for page in pages:
-        page.close()
+    for opened in (*pages, *contexts):
+        opened.close()
     assert complaints == []
 
 
@@ -109,6 +116,36 @@ def endless_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content = json.loads((folder / name).read_text(encoding="utf-8")) | changes
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return folder
+
+
+def choose(page: Page, field: str, label: str) -> None:
+    """Pick an entry from a dropdown's list."""
+    page.locator(f"#{field} input").click()
+    page.get_by_role("option", name=label, exact=True).click()
+
+
+def fill(page: Page, **settings: object) -> None:
+    """Type values into the settings' fields, and wait until the panel has taken them."""
+    for name, value in settings.items():
+        field = page.locator(f"#setting-{name} :is(input[type=number], input[type=text], textarea)").first
+        field.fill(str(value))
+        field.press("Tab")
+        expect(page.locator(f".undo[data-knob={name}]")).to_be_visible()
+
+
+def provenance(page: Page) -> dict[str, Any]:
+    """What the stats line copies."""
+    copied: dict[str, Any] = json.loads(page.locator("button.stats").first.get_attribute("data-copy") or "")
+    return copied
+
+
+def wait_until(condition: Callable[[], bool], page: Page | None = None, limit_s: float = 30.0) -> float:
+    """The seconds until ``condition`` holds. ``page`` keeps the browser's events going meanwhile."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < limit_s, "it never happened"
+        page.wait_for_timeout(10) if page else time.sleep(0.01)
+    return time.monotonic() - started
 
 
 def ask(page: Page, prompt: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from playground.config import ModelEntry, load_config
 from playground.local_inference import LocalInference
-from tests.browser.conftest import ANSWER_LIMIT_MS, ask, finished
+from tests.browser.conftest import ANSWER_LIMIT_MS, ask, fill, finished, wait_until
 from tests.ui.fake_engine import FakeEngine
 
 pytestmark = [
@@ -24,21 +22,9 @@ pytestmark = [
 PROMPTLY_S = 2.5  # half a second on a machine of one's own; here the server, the engine and the browser share two cores
 
 
-def wait_until(condition: Callable[[], bool], page: Page | None = None, limit_s: float = 30.0) -> float:
-    """The seconds until ``condition`` holds. ``page`` keeps the browser's events going meanwhile."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < limit_s, "it never happened"
-        page.wait_for_timeout(10) if page else time.sleep(0.01)
-    return time.monotonic() - started
-
-
 def start_long_answer(page: Page, engine: LocalInference) -> None:
     """Four answers of 960 tokens at once, seen to be growing: they would go on for many seconds."""
-    for name, value in (("max_new_tokens", "960"), ("num_return_sequences", "4")):
-        page.locator(f"#setting-{name} input[type=number]").fill(value)
-        page.locator(f"#setting-{name} input[type=number]").press("Tab")
-        expect(page.locator(f".undo[data-knob={name}]")).to_be_visible()
+    fill(page, max_new_tokens=960, num_return_sequences=4)
     ask(page, "Write a very long story about a cat.")
     expect(page.locator('.answer-status[data-state="streaming"]')).to_be_visible(timeout=ANSWER_LIMIT_MS)
     assert engine.activity()[0] == 4
@@ -90,6 +76,29 @@ def test_escape_stops_only_the_answer_of_the_one_who_pressed_it(visit, hosted):
     one.keyboard.press("Escape")
     assert wait_until(lambda: engine.activity() == (0, 0), one) < PROMPTLY_S
     expect(one.locator("button.stats").first).to_contain_text("cancelled")
+
+
+def test_a_reset_or_stop_while_text_comes_is_the_last_word(visit, serve):
+    """P2: updates that are on their way to the page do not bring back what was cleared, nor a caret."""
+    engine = FakeEngine("word " * 900, pause=0.01)
+    page = visit(serve(engine))
+    fill(page, max_new_tokens=900)
+    streaming = page.locator('.answer-status[data-state="streaming"]')
+    for button, said in (("reset", "Prompt and answer cleared"), ("stop", "cancelled")) * 2:
+        ask(page, "Hello!")
+        expect(streaming).to_be_visible()
+        page.wait_for_timeout(150)
+        page.locator(f"#{button}").click()
+        page.wait_for_timeout(400)
+        expect(page.locator("#answer-status")).to_contain_text(said)
+        expect(page.locator("#generate")).to_be_visible()
+        expect(page.locator("#answer-text")).to_contain_text("Pick an example" if button == "reset" else "word word")
+        assert streaming.count() == 0
+    for key in ("Control+Enter", "Escape"):  # before there is a Stop button
+        page.keyboard.press(key)
+    expect(page.locator("button.stats")).to_contain_text("cancelled")
+    expect(page.locator("#generate")).to_be_visible()
+    wait_until(lambda: engine.running == 0, page, limit_s=5)
 
 
 def test_a_double_click_starts_one_answer(visit, serve):

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import ANSWER_LIMIT_MS, ask, finished, generate
+from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, finished, generate, provenance
 
 pytestmark = pytest.mark.browser
-
-
-def provenance(page: Page) -> dict:
-    """What the stats line copies."""
-    return json.loads(page.locator("button.stats").first.get_attribute("data-copy"))
 
 
 RECORD = """() => {
@@ -31,12 +25,6 @@ RECORD = """() => {
     new MutationObserver(() => window.lines.push(line.innerText.trim()))
         .observe(line, {childList: true, subtree: true, characterData: true});
 }"""
-
-
-def choose(page: Page, field: str, label: str) -> None:
-    """Pick an entry from a dropdown's list."""
-    page.locator(f"#{field} input").click()
-    page.get_by_role("option", name=label, exact=True).click()
 
 
 def test_example_click_then_generate_answers_without_load(page: Page):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from playground.config import ROOT, load_config
-from playground.errors import AdapterInvalid, ModelNotFound, ModelNotLoaded
+from playground.errors import AdapterInvalid, ModelBusy, ModelNotFound, ModelNotLoaded
 from playground.local_inference import LocalInference
 from playground.services.models import Models
 from playground.types import Status
@@ -99,3 +99,20 @@ def test_unloading_by_name(models: Models) -> None:
     assert models.loaded() == ()
     with pytest.raises(ModelNotLoaded):
         asyncio.run(models.unload("starter"))
+
+
+def test_a_model_that_is_answering_is_named_as_it_is_offered(models: Models) -> None:
+    """P1: "unload" names the model as the page does, not by its folder."""
+
+    async def run() -> None:
+        async for _ in models.load(models.spec("starter")):
+            pass
+        (resident,) = models._engine._machinery.residents.all()  # type: ignore[union-attr]
+        resident.pin(+1)
+        try:
+            with pytest.raises(ModelBusy, match=r"^starter is answering"):
+                await models.unload("starter")
+        finally:
+            resident.pin(-1)
+
+    asyncio.run(run())

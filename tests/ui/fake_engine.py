@@ -25,13 +25,19 @@ WINDOW = 512
 
 
 class FakeEngine(LocalInference):
-    """Answers every prompt with ``answer``, a word at a time; a word is a token. ``running`` counts open streams."""
+    """Answers every prompt with ``answer``, a word at a time; a word is a token. ``running`` counts open streams,
+    ``looks`` how often its memory was looked at; ``in_line`` are the places that a request has before it is answered.
+    """
 
-    def __init__(self, answer: str = "One two three.", pause: float = 0.0, noop: bool = False) -> None:
+    def __init__(
+        self, answer: str = "One two three.", pause: float = 0.0, noop: bool = False, in_line: tuple[int, ...] = ()
+    ) -> None:
         self.answer = answer
         self.pause = pause
         self.noop = noop
+        self.in_line = in_line
         self.running = 0
+        self.looks = 0
         self.requests: list[GenerationRequest] = []
         self._residents: dict[str, ResidentInfo] = {}
 
@@ -43,6 +49,9 @@ class FakeEngine(LocalInference):
                 yield GenerationEvent(Status("loading", "reading weights", 0.42))
                 await asyncio.sleep(self.pause)
             self.load(request.spec)
+            for ahead in self.in_line:
+                yield GenerationEvent(Status("queued", f"{ahead} before this one" if ahead else "next in line"))
+                await asyncio.sleep(self.pause)
             async for event in self._words(request):
                 yield event
         finally:
@@ -93,6 +102,7 @@ class FakeEngine(LocalInference):
         return len(text.split())
 
     def memory(self) -> MemoryReport:
+        self.looks += 1
         return MemoryReport("cpu", 8_000_000_000, 6_000_000_000, 24_000_000, 1_000_000, 0, 900_000_000)
 
     def activity(self) -> tuple[int, int]:

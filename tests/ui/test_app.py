@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -13,11 +16,11 @@ from playground.config import AppConfig, load_config
 from playground.services.generation import Generation
 from playground.services.models import Models
 from playground.types import knobs
-from playground.ui import panels, texts
+from playground.ui import texts, wiring
 from playground.ui.app import build, launch_options
-from playground.ui.panels import SettingsPanel
-from playground.ui.playground_tab import PlaygroundTab
-from playground.ui.topbar import TopBar
+from playground.ui.playground_tab import LONGEST_PAUSE, UPDATES_PER_SECOND, PlaygroundTab
+from playground.ui.settings_panel import SettingsPanel
+from playground.ui.topbar import BUSY_SECONDS, IDLE_SECONDS, TopBar
 from tests.ui.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.anyio  # all of them: outside of a running loop Gradio makes one and never closes it
@@ -37,7 +40,7 @@ def config() -> AppConfig:
 def toasts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What would have popped up; Gradio shows toasts only from inside its queue."""
     shown: list[str] = []
-    monkeypatch.setattr(panels, "toast", shown.append)
+    monkeypatch.setattr(wiring, "toast", shown.append)
     return shown
 
 
@@ -54,12 +57,22 @@ class Page:
             self.bar.listen(self.demo, self.tab.picker)
 
     def run(
-        self, prompt: str, model: str = "starter", adapter: str = texts.NO_ADAPTER, streaming: bool = True, **changes
-    ):
+        self, prompt: str, model: str = "starter", adapter: str = texts.NO_ADAPTER, streaming: bool = True,
+        visitor: str = "somebody", **changes: Any,
+    ):  # fmt: skip
         """The handler of Generate, with the settings as they stand and ``changes`` over them."""
+        asks = SimpleNamespace(session_hash=visitor)
         panel = self.tab.panel
         values = [changes.get(name, widget.value) for name, widget in panel.widgets.items()]
-        return self.tab._run(prompt, "chat", "chatbot", streaming, model, adapter, "auto", panel.preset.value, *values)
+        return self.tab._run(
+            asks, prompt, "chat", "chatbot", streaming, model, adapter, "auto", panel.preset.value, *values
+        )
+
+    async def look(
+        self, *choice: Any, phase: str = "idle", failure: Any = None, shown: tuple[Any, ...] = ()
+    ) -> tuple[Any, ...]:
+        """The top bar's parts as `_refresh` sends them, and what it remembers of them."""
+        return await self.bar._refresh(*(choice or ("starter", texts.NO_ADAPTER, "auto")), failure, phase, shown)
 
 
 async def collected(updates) -> list[dict[Any, Any]]:
@@ -237,15 +250,18 @@ async def test_the_prompts_tokens_are_counted_only_by_a_loaded_model(config):
     """P2: characters before that; with the model its own tokenizer and the rendered prompt."""
     page = Page(FakeEngine(), config)
     choice = ("starter", texts.NO_ADAPTER, "auto", "")
-    counter, _ = await page.tab._count("a b c", "chat", *choice)
+    counter, _ = await page.tab.size.look("a b c", "chat", *choice)
     assert "5 characters · <span" in counter
     await collected(page.tab.picker._load(*choice[:3]))
-    counter, preview = await page.tab._count("a b c", "chat", *choice)
+    counter, preview = await page.tab.size.look("a b c", "chat", *choice)
     assert "5 characters · 3 tokens" in counter
     assert "&lt;user&gt;a b c&lt;/user&gt;" in preview
-    counter, preview = await page.tab._count("word " * 600, "chat", *choice)
+    counter, preview = await page.tab.size.look("word " * 600, "chat", *choice)
     assert "too long for this model" in counter
     assert "The prompt is too long. Shorten it." in preview
+    counter, preview = await page.tab.size.look("word " * 100_000, "chat", *choice)
+    assert "500,000 characters" in counter
+    assert texts.PREVIEW_TOO_LONG in preview
 
 
 async def test_a_use_case_brings_its_template_and_examples(config):
@@ -268,3 +284,143 @@ async def test_reset_can_be_undone(config):
     assert cleared[tab.prompt] == cleared[tab.raw] == ""
     restored = tab._undo(cleared[tab.before_reset])
     assert [restored[part] for part in (tab.prompt, tab.text, tab.raw, tab.status, tab.answer)] == list(saved)
+
+
+# --- several people at once ---
+
+
+async def test_nothing_that_takes_its_time_waits_for_somebody_elses(config):
+    """P3: Generate, Load and Swap have no limit of their own, everything else is answered outside of the queue."""
+    page = Page(FakeEngine(), config)
+    queued = {fn.name: fn.concurrency_limit for fn in page.demo.fns.values() if fn.queue and fn.fn}
+    assert queued == dict.fromkeys(("_run", "_load", "_swap", "_unload"))
+
+
+async def test_an_open_page_holds_no_connection(config):
+    """P3: a browser has six for all of its tabs; one kept by each tab, and a third tab's Stop would not be sent."""
+    engine = FakeEngine()
+    demo = build(config, Models(engine, config), Generation(engine))
+    assert demo.get_config_file()["connect_heartbeat"] is False
+
+
+async def test_each_page_is_somebody_of_its_own_where_answers_wait_in_line(config):
+    """P3, G2: the engine lets people take turns; a page says who it is, the browser's session."""
+    engine = FakeEngine()
+    page = Page(engine, config)
+    await asyncio.gather(*(collected(page.run("Hi", visitor=name)) for name in ("one", "other")))
+    assert {request.user for request in engine.requests} == {"page one", "page other"}
+
+
+async def test_one_answers_failure_leaves_the_one_beside_it_alone(config, toasts):
+    """P3, G6: whoever else is answered at that time sees nothing of it."""
+    engine = FakeEngine("word " * 20, pause=0.01)
+    page = Page(engine, config)
+    fine, failed = await asyncio.gather(
+        collected(page.run("Hi")), collected(page.run("Hi", adapter="no-such", visitor="other"))
+    )
+    assert 'data-state="error"' in last(failed, page.tab.status)
+    assert last(fine, page.tab.text).startswith("word word")
+    assert last(fine, page.bar.phase) == "idle"
+    assert len(toasts) == 1
+
+
+async def test_many_pages_share_what_the_server_can_send(config):
+    """P3, S5: thirty answers at once get fewer updates each, so that sending them does not hold up writing them."""
+    page = Page(FakeEngine("word " * 100, pause=0.01), config)
+    started = time.monotonic()
+    runs = await asyncio.gather(*(collected(page.run("Hi", visitor=str(number))) for number in range(30)))
+    taken = time.monotonic() - started
+    sent = sum(page.tab.text in update for updates in runs for update in updates)
+    assert sent < UPDATES_PER_SECOND * taken + 4 * 30
+    assert all(last(updates, page.tab.text) == "word " * 100 for updates in runs)
+    assert page.tab._streams == 0
+
+
+async def test_who_waits_in_line_sees_the_place_and_who_left_is_not_asked_for(config):
+    """P3, G6: the status line has the place with the seconds; the bar's dot is the session's own."""
+    engine = FakeEngine(in_line=(2, 1, 0), pause=0.2)
+    page = Page(engine, config)
+    run = page.run("Hi")
+    said, phases = [], []
+    async for update in run:
+        said.append(update.get(page.tab.status, ""))
+        phases.append(update.get(page.bar.phase))
+        if "yours is next" in said[-1]:
+            break
+    await run.aclose()
+    assert any("2 answers before yours" in line for line in said)
+    assert "queued" in phases
+    assert engine.activity() == (0, 0)
+    assert LONGEST_PAUSE < 0.5  # an update is when a closed page is noticed
+
+
+async def test_the_bar_follows_what_others_do(config):
+    """P1: rows, memory and the list of models are everybody's; the look at the memory is shared for half a second."""
+    engine = FakeEngine("word " * 50, pause=0.02)
+    page = Page(engine, config)
+    *parts, shown = await page.look()
+    assert parts == list(shown)
+    chips, _, _, dot, loaded, pace = shown
+    assert ("Idle" in dot, pace) == (True, IDLE_SECONDS)
+    assert texts.NOTHING_LOADED in loaded
+    task = asyncio.create_task(collected(page.run("Hi", visitor="other", max_new_tokens=50)))
+    await asyncio.sleep(0.2)
+    *parts, shown = await page.look(shown=shown)
+    chips, _, figures, dot, loaded, pace = parts
+    assert 'data-state="ready"' in chips
+    assert "1 answering" in dot
+    assert "Unload, frees" in loaded
+    assert "starter" in figures
+    assert pace == BUSY_SECONDS
+    looks = engine.looks
+    for _ in range(20):
+        *parts, shown = await page.look(shown=shown)
+    assert engine.looks - looks <= 2
+    assert all(isinstance(part, dict) for part in parts[:2])  # nothing new, nothing sent
+    task.cancel()
+    await asyncio.wait({task})
+    *_, shown = await page.look(shown=shown)
+    assert "Idle" in shown[3]
+
+
+async def test_ten_who_load_hold_up_nobody_who_asks(config):
+    """P1, P3: a download may take minutes, and there are only a few threads for everybody."""
+    release = threading.Event()
+
+    class Slow(FakeEngine):
+        def load(self, spec, report=None):
+            if "slow" in spec.base:
+                release.wait(30)
+            return super().load(spec, report)
+
+    page = Page(Slow(), config)
+    loads = [asyncio.create_task(collected(page.tab.picker._load("org/slow", "", "auto"))) for _ in range(10)]
+    await asyncio.sleep(0.1)
+    updates = await asyncio.wait_for(collected(page.run("Hi")), timeout=10)
+    release.set()
+    assert last(updates, page.tab.text) == "One two three."
+    assert all(last(updates, page.bar.phase) == "idle" for updates in await asyncio.gather(*loads))
+
+
+async def test_what_stop_or_reset_said_is_said_again_when_the_run_is_over(config):
+    """P2: an update that was on its way to the page comes after the answer to the click, and must not stay."""
+    page = Page(FakeEngine("word " * 100, pause=0.01), config)
+    run, answer = page.run("Hi"), None
+    async for update in run:
+        answer = update.get(page.tab.answer, answer)
+        if update.get(page.tab.text):
+            break
+    stopped = page.tab._stopped(answer)
+    assert [update async for update in run] == []  # the run itself has nothing more to say
+    assert stopped[page.tab.stage] == "stopped"
+    assert "cancelled" in page.tab._settled("stopped", answer)[page.tab.status]
+    unheard = dataclasses.replace(answer, stopped=False, finish={})  # stopped before the page knew its answer
+    assert "cancelled" in page.tab._settled("stopped", unheard)[page.tab.status]
+    assert texts.RESET_DONE in page.tab._settled("cleared", None)[page.tab.status]
+    assert isinstance(page.tab._settled("done", answer)[page.tab.status], dict)  # nothing
+
+
+async def test_an_undo_that_is_too_late_does_nothing(config):
+    """P2: what Reset cleared is forgotten with the session's memory."""
+    tab = Page(FakeEngine(), config).tab
+    assert set(tab._undo(None)) == {tab.undo}
