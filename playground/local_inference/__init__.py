@@ -287,7 +287,7 @@ class LocalInference:
     def _explain(self, error: Exception) -> PlaygroundError:
         if isinstance(error, PlaygroundError):
             return error
-        from playground.local_inference.engine import explain
+        from playground.local_inference.explain import explain
 
         return explain(error)
 

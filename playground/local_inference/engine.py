@@ -5,23 +5,20 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from playground.errors import EngineFailure, OutOfMemory, PlaygroundError
-from playground.local_inference import memory
+from playground.errors import PlaygroundError
+from playground.local_inference.admission import begin, begin_packed, fits, stop_ids
 from playground.local_inference.beams import beam_search
-from playground.local_inference.cache import Prepared
 from playground.local_inference.decode import (
     FEWEST_TOKENS,
     PREFILL_CHUNK,
@@ -31,31 +28,28 @@ from playground.local_inference.decode import (
     next_logits_together,
     prefill_chunk,
 )
+from playground.local_inference.explain import explain
 from playground.local_inference.kernels import plain_kernels
 from playground.local_inference.resident import Resident
 from playground.local_inference.row import Row
-from playground.local_inference.sampling import Sampler, choose_tokens, log_probabilities, row_seed
+from playground.local_inference.sampling import choose_tokens, log_probabilities
 from playground.local_inference.scheduler import Scheduler, shares
 from playground.local_inference.slots import SlotCache, planes_of
-from playground.local_inference.templates import extra_stops, render_prompt
-from playground.local_inference.textstream import TextStream, cut_at_stop
-from playground.types import FinishReason, GenerationEvent, Provenance, Status
+from playground.local_inference.templates import extra_stops
+from playground.local_inference.textstream import cut_at_stop
+from playground.types import FinishReason, Status
 
 _log = logging.getLogger(__name__)
 
 # Rows that are live at once; the others wait in line.
 LIVE_ROWS = 32
-# How much of the free memory the live rows' keys and values may take when all have grown to their full length.
-_SHARE_FOR_ROWS = 0.5
-# The prompt's last tokens are shown to the detokenizer where the answer continues the prompt's text.
-_CONTEXT_TOKENS = 6
 
 
 class StepLoop:
     """Rows and jobs of one device, advanced by whoever calls `step`."""
 
     def __init__(self, slots: int = LIVE_ROWS) -> None:
-        self.scheduler: Scheduler[Row] = Scheduler(slots, _fits)
+        self.scheduler: Scheduler[Row] = Scheduler(slots, fits)
         self._prefilled = 0
         self._searching: Row | None = None
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
@@ -163,7 +157,7 @@ class StepLoop:
     def _advance_alone(self, row: Row) -> None:
         """A prefill chunk, or one more token; a row whose prompt is read joins the others where its model allows it."""
         if row.state is None:
-            row.state = _begin(row)
+            row.state = begin(row)
         state: DecodeState = row.state
         resident: Resident = row.resident
         logits = self._read(resident, row, state)
@@ -215,7 +209,7 @@ class StepLoop:
         """What of the prompts of ``rows`` is read in this step: shared out, and less of it when others decode beside."""
         for row in rows:
             if row.state is None:
-                self._guarded(row, _begin_packed)
+                self._guarded(row, begin_packed)
         begun = [row for row in rows if row.state is not None]
         room = max(0, (resident.pace.tokens if beside else PREFILL_CHUNK) - self._prefilled)
         counts = shares([len(row.state.pending) for row in begun], room, FEWEST_TOKENS)
@@ -299,7 +293,7 @@ class StepLoop:
         resident: Resident = row.resident
         tokenizer = resident.tokenizer(row.applied)
         stops = (*row.request.settings.stop, *extra_stops(row.request, tokenizer))
-        stop_ids = _stop_ids(row)
+        ends = stop_ids(row)
         assert row.prompt is not None
         self._searching = row
         try:
@@ -309,7 +303,7 @@ class StepLoop:
                     row.prompt.token_ids,
                     row.request.settings,
                     row.prompt.max_new_tokens,
-                    stop_ids,
+                    ends,
                     partial(self._beside, row),
                 )
         finally:
@@ -319,57 +313,11 @@ class StepLoop:
             return
         self.scheduler.leave(row)
         for index, ids in enumerate(answers):
-            ended = bool(ids) and ids[-1] in stop_ids
+            ended = bool(ids) and ids[-1] in ends
             whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             text, cut = cut_at_stop(whole, stops)
             row.completion_tokens = len(ids)
             row.finish("stop" if ended or cut else "length", text, index, last=index == len(answers) - 1)
-
-
-def prepare_row(row: Row, prepared: Prepared) -> None:
-    """Give ``row`` its resident, rendered prompt and provenance, and tell its listener what there is to know.
-
-    Raises `ContextOverflow` or `InvalidRequest`; the row is not yet in line then.
-    """
-    row.resident, row.applied = prepared.resident, prepared.applied
-    row.prompt = render_prompt(row.request, row.resident.tokenizer(row.applied), row.resident.loaded.window)
-    row.provenance = _provenance(row)
-    if row.prompt.notice and row.index == 0:
-        row.tell(GenerationEvent(Status("queued"), stats=row.stats(), notice=row.prompt.notice, index=row.index))
-
-
-def explain(error: Exception) -> PlaygroundError:
-    """``error`` as something to show: playground errors as they are, the rest named, logged and with a remedy."""
-    if isinstance(error, PlaygroundError):
-        return error
-    _log.error("the engine failed on a request", exc_info=error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
-        return OutOfMemory(
-            "The device ran out of memory during this request.",
-            "Shorten the prompt, ask for fewer tokens, or unload another model.",
-        )
-    first = next((line for line in str(error).splitlines() if line.strip()), "no details")
-    return EngineFailure(
-        f"The engine failed: {type(error).__name__}: {first[:200]}.",
-        "Other answers are not affected. Try again; if it happens again, report it with the lines in the terminal.",
-    )
-
-
-def _fits(row: Row, live: list[Row]) -> bool:
-    """Whether ``row``, grown to its full length beside the ``live`` ones, leaves half of the device's free memory alone."""
-    resident: Resident = row.resident
-    _, free = memory.device_bytes(resident.loaded.plan.device)
-    needed = sum(_bytes_at_most(other) for other in (*live, row))
-    return needed <= free * _SHARE_FOR_ROWS + resident.slots.bytes()
-
-
-def _bytes_at_most(row: Row) -> int:
-    """The row's keys and values when it has written all it may."""
-    assert row.prompt is not None
-    resident: Resident = row.resident
-    settings = row.request.settings
-    beams = settings.num_beams if settings.strategy == "beam_search" else 1
-    return beams * resident.row_bytes(len(row.prompt.token_ids) + row.prompt.max_new_tokens)
 
 
 def _decodes_together(row: Row) -> bool:
@@ -389,12 +337,6 @@ def _packs(row: Row) -> bool:
     return row.resident.packed is not None and not alone
 
 
-def _begin_packed(row: Row) -> None:
-    state = _begin(row)
-    state.reading = row.resident.packed.reading(len(state.pending))
-    row.state = state
-
-
 def _note_read(row: Row, count: int) -> None:
     """``count`` more tokens of the row's prompt are read; once it is whole, the row takes a slot among those that decode."""
     state, reading = row.state, row.state.reading
@@ -404,58 +346,6 @@ def _note_read(row: Row, count: int) -> None:
         row.report(Status("prefilling", "reading the prompt", reading.read / len(state.sampler.prompt_ids)))
         return
     state.slot, state.reading = row.resident.slots.join(reading.planes, reading.read), None
-
-
-def _begin(row: Row) -> DecodeState:
-    assert row.prompt is not None
-    tokenizer = row.resident.tokenizer(row.applied)
-    settings = row.request.settings
-    continues = row.request.template == "raw" or bool(row.request.prefill)
-    context = row.prompt.token_ids[-_CONTEXT_TOKENS:] if continues else ()
-    text = TextStream(
-        lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False),
-        (*settings.stop, *extra_stops(row.request, tokenizer)),
-        context,
-    )
-    return DecodeState(
-        pending=list(row.prompt.token_ids),
-        sampler=Sampler(settings, row.prompt.token_ids, row_seed(row.seed, row.index)),
-        text=text,
-        stop_ids=_stop_ids(row),
-        limit=row.prompt.max_new_tokens,
-        top_logprobs=settings.top_logprobs,
-    )
-
-
-def _stop_ids(row: Row) -> frozenset[int]:
-    """The ids that end the row, stop sequences that are one special token included (their text is never decoded)."""
-    tokenizer = row.resident.tokenizer(row.applied)
-    added = tokenizer.get_added_vocab()
-    special = {added[stop] for stop in row.request.settings.stop if stop in added}
-    return frozenset(row.resident.stop_ids(tokenizer, row.request.template) | special)
-
-
-def _provenance(row: Row) -> Provenance:
-    info = row.resident.info()
-    folder = row.resident.loaded.path
-    from_hub = folder.parent.name == "snapshots"
-    return Provenance(
-        base=info.base if from_hub else folder.name,
-        revision=folder.name if from_hub else "",
-        adapters=tuple((a.info.name, a.info.sha256, scale) for a, scale in row.applied.adapters),
-        quantization=info.quantization,
-        dtype=info.dtype,
-        device=info.device,
-        template=row.request.template,
-        settings=row.request.settings,
-        seed=row.seed,
-        versions=_versions(),
-    )
-
-
-@functools.cache
-def _versions() -> Mapping[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "peft")}
 
 
 class ComputeThread:

@@ -7,8 +7,9 @@ from typing import Any
 
 from playground.errors import EngineFailure, ModelBusy, ModelNotLoaded
 from playground.local_inference import memory
+from playground.local_inference.admission import prepare_row
 from playground.local_inference.cache import Prepared, Report, Residents
-from playground.local_inference.engine import ComputeThread, StepLoop, prepare_row
+from playground.local_inference.engine import ComputeThread, StepLoop
 from playground.local_inference.resident import Attached, Resident, load_resident, read_adapter
 from playground.local_inference.row import Row
 from playground.types import ModelSpec

@@ -20,6 +20,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 SMALLEST_BUCKET = 256
 
 
+def bucket(positions: int) -> int:
+    """The capacity of the slab that holds a row of so many positions."""
+    capacity = SMALLEST_BUCKET
+    while capacity < positions:
+        capacity *= 2
+    return capacity
+
+
 @dataclass(eq=False)
 class Slot:
     """A row's place: its slab and index there, and how many positions are filled."""
@@ -127,9 +135,7 @@ class SlotCache:
         return sum(slab.bytes() for slab in self._slabs.values())
 
     def _slab(self, positions: int) -> Slab:
-        capacity = SMALLEST_BUCKET
-        while capacity < positions:
-            capacity *= 2
+        capacity = bucket(positions)
         return self._slabs.setdefault(capacity, Slab(capacity))
 
 

@@ -1,0 +1,112 @@
+"""A request on its way to the compute thread: its prompt and provenance, room for it, and its state when it begins."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from playground.local_inference import memory
+from playground.local_inference.cache import Prepared
+from playground.local_inference.decode import DecodeState
+from playground.local_inference.resident import Resident
+from playground.local_inference.row import Row
+from playground.local_inference.sampling import Sampler, row_seed
+from playground.local_inference.slots import bucket
+from playground.local_inference.templates import extra_stops, render_prompt
+from playground.local_inference.textstream import TextStream
+from playground.types import GenerationEvent, Provenance, Status
+
+# How much of the free memory the live rows' keys and values may take when all have grown to their full length.
+_SHARE_FOR_ROWS = 0.5
+# The prompt's last tokens are shown to the detokenizer where the answer continues the prompt's text.
+_CONTEXT_TOKENS = 6
+
+
+def prepare_row(row: Row, prepared: Prepared) -> None:
+    """Give ``row`` its resident, rendered prompt and provenance, and tell its listener what there is to know.
+
+    Raises `ContextOverflow` or `InvalidRequest`; the row is not yet in line then.
+    """
+    row.resident, row.applied = prepared.resident, prepared.applied
+    row.prompt = render_prompt(row.request, row.resident.tokenizer(row.applied), row.resident.loaded.window)
+    row.provenance = _provenance(row)
+    if row.prompt.notice and row.index == 0:
+        row.tell(GenerationEvent(Status("queued"), stats=row.stats(), notice=row.prompt.notice, index=row.index))
+
+
+def fits(row: Row, live: list[Row]) -> bool:
+    """Whether ``row``, grown to its full length beside the ``live`` ones, leaves half of the device's free memory alone."""
+    resident: Resident = row.resident
+    _, free = memory.device_bytes(resident.loaded.plan.device)
+    needed = sum(_bytes_at_most(other) for other in (*live, row))
+    return needed <= free * _SHARE_FOR_ROWS + resident.slots.bytes()
+
+
+def _bytes_at_most(row: Row) -> int:
+    """The row's keys and values when it has written all it may."""
+    assert row.prompt is not None
+    resident: Resident = row.resident
+    settings = row.request.settings
+    beams = settings.num_beams if settings.strategy == "beam_search" else 1
+    return beams * resident.row_bytes(bucket(len(row.prompt.token_ids) + row.prompt.max_new_tokens))
+
+
+def begin(row: Row) -> DecodeState:
+    """The state of a row of which nothing is read yet."""
+    assert row.prompt is not None
+    tokenizer = row.resident.tokenizer(row.applied)
+    settings = row.request.settings
+    continues = row.request.template == "raw" or bool(row.request.prefill)
+    context = row.prompt.token_ids[-_CONTEXT_TOKENS:] if continues else ()
+    text = TextStream(
+        lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False),
+        (*settings.stop, *extra_stops(row.request, tokenizer)),
+        context,
+    )
+    return DecodeState(
+        pending=list(row.prompt.token_ids),
+        sampler=Sampler(settings, row.prompt.token_ids, row_seed(row.seed, row.index)),
+        text=text,
+        stop_ids=stop_ids(row),
+        limit=row.prompt.max_new_tokens,
+        top_logprobs=settings.top_logprobs,
+    )
+
+
+def begin_packed(row: Row) -> None:
+    """Give ``row`` its state, with room for its prompt's keys and values in our own forward pass."""
+    state = begin(row)
+    state.reading = row.resident.packed.reading(len(state.pending))
+    row.state = state
+
+
+def stop_ids(row: Row) -> frozenset[int]:
+    """The ids that end the row, stop sequences that are one special token included (their text is never decoded)."""
+    tokenizer = row.resident.tokenizer(row.applied)
+    added = tokenizer.get_added_vocab()
+    special = {added[stop] for stop in row.request.settings.stop if stop in added}
+    return frozenset(row.resident.stop_ids(tokenizer, row.request.template) | special)
+
+
+def _provenance(row: Row) -> Provenance:
+    info = row.resident.info()
+    folder = row.resident.loaded.path
+    from_hub = folder.parent.name == "snapshots"
+    return Provenance(
+        base=info.base if from_hub else folder.name,
+        revision=folder.name if from_hub else "",
+        adapters=tuple((a.info.name, a.info.sha256, scale) for a, scale in row.applied.adapters),
+        quantization=info.quantization,
+        dtype=info.dtype,
+        device=info.device,
+        template=row.request.template,
+        settings=row.request.settings,
+        seed=row.seed,
+        versions=_versions(),
+    )
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "peft")}
