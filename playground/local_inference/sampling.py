@@ -87,14 +87,20 @@ def choose_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> list[int
         if changed is not logits[at] and changed.data_ptr() != logits[at].data_ptr():
             scores = scores.clone() if scores is logits else scores
             scores[at] = changed
-    tokens = scores.argmax(dim=-1).tolist()
     drawn = [at for at, sampler in enumerate(samplers) if not sampler.settings.is_greedy]
+    greedy = [at for at, sampler in enumerate(samplers) if sampler.settings.is_greedy]
+    tokens: dict[int, int] = {}
+    if greedy:
+        tokens |= zip(greedy, _rows(scores, greedy).argmax(dim=-1).tolist(), strict=True)
     if drawn:
-        rows = scores if len(drawn) == len(samplers) else scores[torch.tensor(drawn)]
-        picked = _draw(rows, [samplers[at].settings for at in drawn], [samplers[at].point() for at in drawn])
-        for at, token in zip(drawn, picked, strict=True):
-            tokens[at] = token
-    return [sampler.note(int(token)) for sampler, token in zip(samplers, tokens, strict=True)]
+        points = [samplers[at].point() for at in drawn]
+        tokens |= zip(drawn, _draw(_rows(scores, drawn), [samplers[at].settings for at in drawn], points), strict=True)
+    return [sampler.note(tokens[at]) for at, sampler in enumerate(samplers)]
+
+
+def _rows(scores: torch.Tensor, chosen: Sequence[int]) -> torch.Tensor:
+    """``scores`` of the ``chosen`` rows, without a copy where that is all of them."""
+    return scores if len(chosen) == scores.shape[0] else scores[torch.tensor(chosen)]
 
 
 def _draw(scores: torch.Tensor, settings: Sequence[GenerationSettings], points: Sequence[float]) -> list[int]:
