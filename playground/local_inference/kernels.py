@@ -7,7 +7,7 @@ compute thread turns it, and turns it back.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,24 +30,26 @@ def plain_kernels(on: bool) -> Iterator[None]:
         torch._C._set_mkldnn_enabled(True)
 
 
-def calibrate(model: Any) -> int:
-    """Up to how many rows a decode step of ``model`` is faster without oneDNN; 0 where that is never so."""
+def calibrate(model: Any, forward: Callable[[int], object]) -> int:
+    """Up to how many rows a decode step of ``model`` is faster without oneDNN; 0 where that is never so.
+
+    ``forward(rows)`` runs a pass of that many rows, one token each, the way that decoding will.
+    """
     if model.device.type != "cpu" or model.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
         return 0
     best = 0
     for rows in (1, 2):
-        if _seconds(model, rows, True) < _WORTH_IT * _seconds(model, rows, False):
+        if _seconds(forward, rows, True) < _WORTH_IT * _seconds(forward, rows, False):
             best = rows
     return best
 
 
-def _seconds(model: Any, rows: int, plain: bool) -> float:
+def _seconds(forward: Callable[[int], object], rows: int, plain: bool) -> float:
     """The fastest of a few steps."""
-    ids = torch.zeros((rows, 1), dtype=torch.long)
     taken = []
     with torch.inference_mode(), plain_kernels(plain):
         for _ in range(_TRIES + 1):
             started = time.perf_counter()
-            model(input_ids=ids, use_cache=False)
+            forward(rows)
             taken.append(time.perf_counter() - started)
     return min(taken[1:])

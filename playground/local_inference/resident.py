@@ -93,9 +93,16 @@ class Resident:
     def try_out(self) -> Resident:
         """Find out what this model allows: rows decoded together, plain kernels for few rows. On the compute thread."""
         self.packed = PackedModel.of(self.model, self.vocabulary)
-        self.plain_kernel_rows = calibrate(self.model)
+        self.plain_kernel_rows = calibrate(self.model, self._one_token_each)
         self.batches = self.packed is not None or batches(self.model, self.vocabulary)
         return self
+
+    def _one_token_each(self, rows: int) -> None:
+        """A pass as decoding runs it, for timing."""
+        if self.packed is not None:
+            self.packed.step([], [], [(self.packed.reading(1), [0]) for _ in range(rows)], [()] * rows)
+        else:
+            self.model(input_ids=torch.zeros((rows, 1), dtype=torch.long), use_cache=False)
 
     @property
     def device(self) -> torch.device:

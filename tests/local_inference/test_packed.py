@@ -87,6 +87,7 @@ def test_a_pass_of_everything_at_once_is_each_alone(
         torch.testing.assert_close(got, expected, atol=2e-3, rtol=1e-3)
 
 
+@torch.inference_mode()
 def _longer(packed: PackedModel, reading: Any, positions: int) -> Any:
     """``reading`` with room for more."""
     roomy = packed.reading(positions)
