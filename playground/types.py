@@ -354,6 +354,31 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """How likely ``spec`` finds a given answer, token by token; nothing was generated.
+
+    ``tokens`` carry the log-probability of each token of the answer and what the model would rather have said there.
+    ``divergence`` is, for each position, how far this model's next-token distribution is from the first scored model's:
+    KL(this ‖ first) in nats; zeros for the first itself.
+    """
+
+    spec: ModelSpec
+    tokens: tuple[Token, ...]
+    divergence: tuple[float, ...]
+
+    @property
+    def logprob(self) -> float:
+        """The answer's log-probability (natural log), the sum over its tokens."""
+        return math.fsum(token.logprob for token in self.tokens)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability of a token; infinite where that overflows."""
+        mean = -self.logprob / len(self.tokens)
+        return math.exp(mean) if mean < 700 else math.inf
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What really made an answer, enough to make it again: picklable, JSON-able with `dataclasses.asdict`.
 

@@ -16,7 +16,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -32,6 +32,7 @@ from playground.types import (
     ModelSpec,
     RenderedPrompt,
     ResidentInfo,
+    Scores,
     Status,
 )
 
@@ -183,6 +184,27 @@ class LocalInference:
         with self._at_hand(spec) as prepared:
             tokenizer = prepared.resident.tokenizer(prepared.applied)
             return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def score(
+        self, request: GenerationRequest, answer: str, others: Sequence[ModelSpec] = (), top: int = 5
+    ) -> tuple[Scores, ...]:
+        """How likely ``request``'s model, and then ``others`` on the same base, find ``answer`` to ``request``; blocks.
+
+        All read the same token ids: ``request``'s model's template and tokenizer. ``top`` (0–20) alternatives are told for
+        each token. Rows that are being answered go on meanwhile. Raises `ContextOverflow`, `InvalidRequest`, and what
+        loading raises.
+        """
+        from playground.local_inference.scoring import score
+
+        specs = (request.spec, *others)
+        prepared: list[Prepared] = []
+        try:
+            for spec in specs:
+                prepared.append(self._prepare(spec, _silent))
+            return score(request, answer, specs, prepared, top, self._ready().compute)
+        finally:
+            for one in prepared:
+                one.resident.pin(-1)
 
     def memory(self) -> MemoryReport:
         """Memory of the engine's device, and what of it is ours."""

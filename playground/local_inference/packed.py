@@ -152,11 +152,14 @@ class PackedModel:
         newest: Sequence[int],
         pieces: Sequence[tuple[Reading, Sequence[int]]],
         adapters: Sequence[Active],
+        *,
+        every: bool = False,
     ) -> torch.Tensor:
         """Raw logits [rows, vocab] float32 on the CPU after each row's newest token, and after each piece's last one.
 
-        ``newest`` and ``adapters`` are in the slabs' order, ``adapters`` with the pieces' after them. Nothing is counted as
-        read or written yet: that is for the caller, once all went well.
+        ``newest`` and ``adapters`` are in the slabs' order, ``adapters`` with the pieces' after them. ``every`` gives the
+        logits after every token instead, [tokens, vocab]. Nothing is counted as read or written yet: that is for the caller,
+        once all went well.
         """
         counts = [1] * len(newest) + [len(ids) for _, ids in pieces]
         ids = [*newest, *(token for _, piece in pieces for token in piece)]
@@ -165,7 +168,7 @@ class PackedModel:
             hidden = self._embed(torch.tensor(ids, device=self._embed.weight.device))
             for at, layer in enumerate(self._layers):
                 hidden = self._through(at, layer, hidden, run)
-            if pieces:
+            if pieces and not every:
                 ends = torch.tensor(counts, device=hidden.device).cumsum(0) - 1
                 hidden = hidden[ends]
                 run = self._pass([], [], self.mixer.mix(tuple(adapters), (1,) * len(counts)))

@@ -144,8 +144,8 @@ def test_a_failing_row_harms_no_other(inference: LocalInference, monkeypatch: py
 
 def test_a_long_prompt_does_not_stop_the_others(inference: LocalInference) -> None:
     """G6: while it is read, every step brings the others a token; driven by hand, without the thread."""
-    from playground.local_inference.cache import Prepared
     from playground.local_inference.admission import prepare_row
+    from playground.local_inference.cache import Prepared
     from playground.local_inference.engine import StepLoop
     from playground.local_inference.row import Row
 
