@@ -88,7 +88,7 @@ def compose(config: AppConfig) -> Playground:
     from playground.services.models import Models
     from playground.ui.app import build, launch_options
 
-    engine = LocalInference()
+    engine = LocalInference(memory_budget=config.memory_budget, keep_alive=config.keep_alive)
     models, generation = Models(engine, config), Generation(engine)
     api = create_app(config, models, generation)
     demo = build(config, models, generation)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -197,7 +197,7 @@ def memory(base: Path, adapters: list[Path], dtype: str) -> str:
 
 
 def peak(base: Path, adapters: list[Path], dtype: str) -> int:
-    """Bytes, of a process of its own, that imports everything, loads, and answers."""
+    """Bytes (on Linux), of a process of its own, that imports everything, loads, and answers."""
     order = json.dumps([str(base), [str(folder) for folder in adapters], dtype])
     command = [sys.executable, __file__, "--answer-and-weigh", order]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -222,7 +222,9 @@ def answer_and_weigh(order: str) -> None:
     for thread in threads:
         thread.join()
     engine.close()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    # Of this program alone: getrusage would also count what the process was before it became this program.
+    (peak_kb,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    print(int(peak_kb) * 1024)
 
 
 if __name__ == "__main__":

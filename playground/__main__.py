@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import runpy
 import signal
@@ -11,11 +12,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from playground.config import ROOT, AppConfig, environment_overrides, load_config, prepare_process
-from playground.errors import PlaygroundError
+from playground.errors import ModelNotFound, PlaygroundError
 from playground.local_inference import LocalInference
+from playground.local_inference.adapters import AdapterReport
 from playground.services.generation import Generation
 from playground.services.models import Models
 from playground.types import (
@@ -23,13 +26,20 @@ from playground.types import (
     QUANTIZATIONS,
     STRATEGIES,
     TEMPLATES,
-    AdapterInfo,
     GenerationRequest,
     GenerationSettings,
     knobs,
 )
 
+if TYPE_CHECKING:
+    from playground.local_inference.doctor import Diagnosis
+
 INTERRUPTED = 130
+VERDICTS = {
+    "sound": (0, "The adapter looks sound."),
+    "warnings": (3, "The adapter can be used; mind the warnings."),
+    "problems": (1, "The adapter cannot be used."),
+}
 _KINDS: dict[type, type] = {int: int, float: float, str: str}
 
 
@@ -80,25 +90,62 @@ def show_answer(generation: Generation, request: GenerationRequest) -> None:
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Say what an adapter folder holds and what is wrong with it. Exit code 1 when it cannot be used."""
-    config = load_config(overrides=environment_overrides())
-    with opened(config) as (models, _):
-        info = models.inspect(args.path)
-    print(described(info))
-    return 1 if info.problems else 0
+    """Say what an adapter folder holds and what is wrong with it; the exit code tells how bad it is."""
+    from playground.local_inference.doctor import examine, full_report  # numpy, which no other command needs at once
+
+    folder = Path(args.path)
+    base = base_folder(args.base) if args.base else None
+    report = full_report(folder, base)
+    diagnosis = examine(folder, base) if args.deep and report.verdict != "problems" else None
+    if diagnosis is not None:
+        report = report.adding(diagnosis.findings)
+    if args.json:
+        doctor = diagnosis.to_dict() if diagnosis else None
+        print(json.dumps({**report.to_dict(), "doctor": doctor}, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join([*described(report), *(examined(diagnosis) if diagnosis else ()), VERDICTS[report.verdict][1]]))
+    return VERDICTS[report.verdict][0]
 
 
-def described(info: AdapterInfo) -> str:
-    """An adapter in a few lines."""
+def base_folder(base: str) -> Path:
+    """The folder of a base, by its name on offer or its path. Raises `ModelNotFound`; nothing is downloaded."""
+    models = load_config(overrides=environment_overrides()).models
+    folder = Path(os.path.expanduser(models[base].path if base in models else base))
+    if os.path.isfile(folder / "config.json"):
+        return folder
+    offered = ", ".join(models)
+    raise ModelNotFound(
+        f"There is no model folder {base!r} with a config.json.", f"Give its path, or one of those on offer: {offered}."
+    )
+
+
+def described(report: AdapterReport) -> list[str]:
+    """An adapter and what was found, in a few lines."""
+    info = report.info
     rank = f", rank {info.rank}" if info.rank is not None else ""
-    lines = [
+    return [
         f"{info.name}: {info.peft_type or 'unknown kind'}{rank}, {info.bytes / 1e6:.2f} MB",
         f"base: {info.base or 'not named'}",
         f"targets: {', '.join(info.target_modules) or 'not named'}",
-        *(f"problem: {sentence}" for sentence in info.problems),
-        *(f"warning: {sentence}" for sentence in info.warnings),
+        *(f"{finding.severity}: {finding.sentence} [{finding.code}]" for finding in report.findings),
     ]
-    return "\n".join([*lines, "The adapter cannot be used." if info.problems else "The adapter looks sound."])
+
+
+def examined(diagnosis: Diagnosis) -> list[str]:
+    """What the doctor measured: the layers that changed most, and those that did not change."""
+    flags = [name for name, on in (("rsLoRA", diagnosis.rslora), ("DoRA", diagnosis.dora)) if on]
+    head = [f"{diagnosis.parameters:,} numbers in {len(diagnosis.layers)} layers", *flags]
+    lines = ["doctor: " + ", ".join(head)]
+    by_name = {layer.module: layer for layer in diagnosis.layers}
+    for name in diagnosis.most_changed:
+        layer = by_name[name]
+        share = f", {layer.relative:.1%} of the base's weight" if layer.relative is not None else ""
+        lines.append(f"  {name}: norm {layer.norm:.3g}{share}, {layer.effective_rank:.1f} of {layer.rank} directions")
+    if diagnosis.dead:
+        lines.append(f"  unchanged: {len(diagnosis.dead)} layers ({', '.join(diagnosis.dead[:3])})")
+    if diagnosis.unmeasured:
+        lines.append(f"  not measured: {len(diagnosis.unmeasured)} layers ({', '.join(diagnosis.unmeasured[:3])})")
+    return lines
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -177,8 +224,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_engine_options(one)
     _add_settings(one)
     one.set_defaults(run=generate)
-    check = commands.add_parser("validate", help="check an adapter folder without loading anything")
-    check.add_argument("path")
+    check = commands.add_parser(
+        "validate",
+        help="check an adapter folder without loading a model",
+        description="Check an adapter folder: its files, configuration, tensor names and shapes, NaN and zeros.",
+        epilog="Exit code: 0 sound, 3 usable with warnings, 1 it has problems, 2 the check could not be done.",
+    )
+    check.add_argument("path", help="the adapter's folder")
+    check.add_argument(
+        "--base", help="model that it is for, an offered name or a folder: names and shapes are compared"
+    )
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    check.add_argument("--deep", action="store_true", help="measure every layer, and compare tokenizer and template")
     check.set_defaults(run=validate)
     speed = commands.add_parser("bench", help="measure decoding speed")
     speed.add_argument("--tokens", type=int, default=64, help="tokens of each answer (64)")

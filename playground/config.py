@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,8 +18,10 @@ from playground.errors import ConfigError, PlaygroundError
 from playground.types import DTYPES, QUANTIZATIONS, Dtype, GenerationSettings, Quantization, Template
 
 ROOT = Path(__file__).resolve().parent.parent
-_ENGINE_KEYS = {"device", "dtype", "quantization"}
+_ENGINE_KEYS = {"device", "dtype", "quantization", "memory_budget", "keep_alive"}
 _SERVER_KEYS = {"host", "port"}
+_UNITS = {"": 1, "%": 0.01, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_LEAST_BUDGET = 1e6
 _MODEL_KEYS = {"path", "description", "adapters", "quantization", "recommended"}
 
 
@@ -47,6 +51,8 @@ class UseCase:
 class AppConfig:
     """Everything that is decided at start. ``models`` keeps the order of the file; added models come last.
 
+    ``memory_budget`` is what all models together may take: 0 for what is free, up to 1 a share of the device's memory,
+    above that bytes. ``keep_alive`` is after how many seconds an unused model is unloaded; 0 is never.
     ``free_paths`` says whether a person may type a folder or hub id that the configuration does not offer: only where
     the server is reached from this machine alone.
     """
@@ -57,6 +63,8 @@ class AppConfig:
     device: str = "auto"
     dtype: Dtype = "auto"
     quantization: Quantization = "auto"
+    memory_budget: float = 0.0
+    keep_alive: float = 0.0
     models: Mapping[str, ModelEntry] = field(default_factory=dict)
     adapters: tuple[str, ...] = ()
     preload: bool = False
@@ -69,8 +77,8 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     """Read ``path`` (default: configs/playground.toml), the built-in presets and use cases; lay ``overrides`` over them.
 
     ``overrides`` holds what the command line or the environment gave: config (the path), host, port, data_dir, device,
-    dtype, quantization, preload, and lists ``model`` and ``adapter`` that add to what is offered. Values of None are
-    ignored.
+    dtype, quantization, memory_budget, keep_alive, preload, and lists ``model`` and ``adapter`` that add to what is
+    offered. Values of None are ignored.
 
     Raises `ConfigError` naming the file and the key for anything unknown or malformed.
     """
@@ -94,6 +102,8 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         device=str(merged.get("device", "auto")),
         dtype=_one_of("dtype", merged.get("dtype", "auto"), DTYPES),
         quantization=_one_of("quantization", merged.get("quantization", "auto"), QUANTIZATIONS),
+        memory_budget=_memory_budget(merged.get("memory_budget", "auto")),
+        keep_alive=_seconds("keep_alive", merged.get("keep_alive", 0)),
         models=models,
         adapters=adapters,
         preload=bool(merged.get("preload", False)),
@@ -108,7 +118,9 @@ def environment_overrides(environ: Mapping[str, str] = os.environ) -> dict[str, 
     found: dict[str, Any] = {}
     if "PORT" in environ:
         found["port"] = environ["PORT"]
-    for key in ("config", "host", "port", "data_dir", "device", "dtype", "quantization"):
+    for key in (
+        "config", "host", "port", "data_dir", "device", "dtype", "quantization", "memory_budget", "keep_alive",
+    ):  # fmt: skip
         if value := environ.get(f"PLAYGROUND_{key.upper()}"):
             found[key] = value
     for key in ("model", "adapter"):
@@ -239,6 +251,32 @@ def _one_of(key: str, value: Any, known: Sequence[Any]) -> Any:
     if value not in known:
         raise ConfigError(f"{key} is {value!r}.", f"Use one of {', '.join(known)}.")
     return value
+
+
+def _memory_budget(value: Any) -> float:
+    """ "auto", a share of the memory (0.5, "50 %") or bytes (8000000000, "8 GB") as a number; see `AppConfig`."""
+    text = str(value).strip().lower()
+    if text == "auto":
+        return 0.0
+    number = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*([a-z%]*)", text)
+    if isinstance(value, bool) or number is None or number[2] not in _UNITS:
+        raise ConfigError(f"memory_budget is {value!r}.", 'Write "auto", "8 GB", or a share such as 0.5 or "50%".')
+    budget = float(number[1]) * _UNITS[number[2]]
+    if budget > 1 and number[2] == "%":
+        raise ConfigError(f"memory_budget is {value!r}.", "A share is at most 100%.")
+    if 1 < budget < _LEAST_BUDGET:
+        raise ConfigError(f"memory_budget is {value!r}, which is {budget:g} bytes.", 'Name the unit, as in "8 GB".')
+    return budget
+
+
+def _seconds(key: str, value: Any) -> float:
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ConfigError(f"{key} is {value!r}.", "It must be a number of seconds; 0 is never.")
+    return seconds
 
 
 def _port(value: Any) -> int:

@@ -21,9 +21,27 @@ BELOW = {  # room → the rooms that it may import besides itself
     **{room: {"services", *NOUNS} for room in ("ui", "inferencer")},
     **{room: {"services", "local_inference", *NOUNS} for room in ("api", "__main__")},  # they make an engine themselves
 }
-FACE = {"playground.local_inference", "playground.local_inference.adapters"}  # all that other rooms see of the engine
+FACE = {
+    "playground.local_inference",
+    "playground.local_inference.adapters",
+    "playground.local_inference.doctor",
+}  # all that other rooms see of the engine
 TORCH = {"torch", "transformers", "peft", "bitsandbytes"}
-TORCH_FREE = {"__init__", "adapters", "cache", "scheduler", "templates", "strategies", "textstream", "mailbox", "row"}
+TORCH_FREE = {
+    "__init__",
+    "adapters",
+    "cache",
+    "scheduler",
+    "templates",
+    "strategies",
+    "textstream",
+    "mailbox",
+    "row",
+    "defects",
+    "headers",
+    "validation",
+    "doctor",
+}
 
 
 def is_module(name: str) -> bool:

@@ -53,6 +53,14 @@ def test_a_misspelt_key_is_named_with_a_suggestion(tmp_path: Path) -> None:
         ("[server", "not valid TOML"),
         ("[server]\nport = 70000", "port is 70000"),
         ('[engine]\nquantization = "int3"', "quantization is 'int3'"),
+        ('[engine]\nmemory_budget = "lots"', "memory_budget is 'lots'.*8 GB"),
+        ('[engine]\nmemory_budget = "120%"', "at most 100%"),
+        ("[engine]\nmemory_budget = -1", "memory_budget is -1"),
+        ("[engine]\nmemory_budget = 8", "which is 8 bytes.*8 GB"),
+        ("[engine]\nmemory_budget = true", "memory_budget is True"),
+        ("[engine]\nkeep_alive = -5", "keep_alive is -5.*seconds"),
+        ("[engine]\nkeep_alive = nan", "keep_alive is nan"),
+        ('[engine]\nkeep_alive = "soon"', "keep_alive is 'soon'"),
         ("[models.mine]\n", "no path"),
         ('[models.mine]\npath = "x"\nadapters = "y"', "not a list"),
         ('[models.mine]\npath = "x"\n[models.mine.recommended]\ntemperature = 9', "temperature"),
@@ -84,6 +92,32 @@ def test_a_configuration_that_is_a_folder_is_a_sentence(tmp_path: Path) -> None:
     """R1."""
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ('"auto"', 0.0),
+        ("0.5", 0.5),
+        ('"50 %"', 0.5),
+        ('"8 GB"', 8e9),
+        ('"1.5gib"', 1.5 * 2**30),
+        ("8000000000", 8e9),
+        ("8e9", 8e9),
+        ("1e17", 1e17),
+    ],
+)
+def test_a_memory_budget_is_bytes_or_a_share(tmp_path: Path, text: str, budget: float) -> None:
+    """G1: as a person writes it; 0 is what is free."""
+    assert load_config(_write(tmp_path, f"[engine]\nmemory_budget = {text}\n")).memory_budget == pytest.approx(budget)
+
+
+def test_models_stay_unless_a_time_is_given() -> None:
+    """G1: nobody's model is unloaded behind their back; the environment and the file can say otherwise."""
+    assert load_config().keep_alive == 0
+    found = environment_overrides({"PLAYGROUND_KEEP_ALIVE": "900", "PLAYGROUND_MEMORY_BUDGET": "6 GB"})
+    config = load_config(overrides=found)
+    assert (config.keep_alive, config.memory_budget) == (900, 6e9)
 
 
 def test_the_environment_speaks_every_option() -> None:

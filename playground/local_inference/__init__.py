@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from playground.local_inference.cache import Prepared
     from playground.local_inference.machinery import Machinery
 
-HEARTBEAT_S = 0.25
+HEARTBEAT_S = 0.2  # with a frame and a busy machine on top, still an event every 250 ms
 # Once text flows, a reader looks no more often than a screen is drawn: each look wakes a thread beside the computing one.
 FRAME_S = 1 / 60
 MAX_WAITING = 256
@@ -55,10 +55,16 @@ _TALKATIVE = (
 
 
 class LocalInference:
-    """Base models and their adapters on this machine, behind one interface; every method may be called from any thread."""
+    """Base models and their adapters on this machine, behind one interface; every method may be called from any thread.
 
-    def __init__(self, max_waiting: int = MAX_WAITING) -> None:
+    ``memory_budget`` is what all models together may take: 0 for what is free, less a margin; up to 1 a share of the
+    device's memory; above that bytes. Idle models make way for new ones. A model that nobody has used for ``keep_alive``
+    seconds is unloaded; 0 means never.
+    """
+
+    def __init__(self, max_waiting: int = MAX_WAITING, *, memory_budget: float = 0.0, keep_alive: float = 0.0) -> None:
         self._max_waiting = max_waiting
+        self._memory_budget, self._keep_alive = memory_budget, keep_alive
         self._lock = threading.Lock()
         self._starting = threading.Lock()  # held for seconds while torch is imported, so not the one that submit needs
         self._machinery: Machinery | None = None
@@ -156,15 +162,16 @@ class LocalInference:
         info: ResidentInfo = prepared.resident.info()
         return info
 
-    def unload(self, base: str) -> int:
+    def unload(self, base: str, wait_s: float = 0.0) -> int:
         """Drop ``base`` (path or hub id) from memory; returns the bytes measured to have come back.
 
-        Raises `ModelNotLoaded`, or `ModelBusy` while rows of it are running or waiting.
+        Rows of it that are running or waiting are let finish, for ``wait_s`` seconds at most; what comes meanwhile is
+        answered too. Raises `ModelNotLoaded`, or `ModelBusy` while there are such rows.
         """
         machinery = self._machinery
         if machinery is None or not machinery.residents.find(base):
             raise ModelNotLoaded(f"{base!r} is not loaded.", "There is nothing to unload.")
-        return machinery.unload(base)
+        return machinery.unload(base, wait_s)
 
     def residents(self) -> tuple[ResidentInfo, ...]:
         """The base models in memory, oldest first."""
@@ -263,7 +270,9 @@ class LocalInference:
                     row.fail(failure)
 
     def _in_line(self) -> list[Row]:
-        scheduler = self._ready().loop.scheduler
+        if self._machinery is None:
+            return []
+        scheduler = self._machinery.loop.scheduler
         return scheduler.live() + scheduler.waiting()
 
     def _release(self, row: Row, prepared: Prepared) -> None:
@@ -285,7 +294,10 @@ class LocalInference:
                     logging.getLogger(name).setLevel(logging.ERROR)
                 from playground.local_inference.machinery import Machinery
 
-                self._machinery = Machinery()
+                self._machinery = Machinery(self._memory_budget, self._keep_alive)
+            if self._closed:  # while it was starting
+                self._machinery.close()
+                raise EngineFailure("The app is shutting down.", "Start it again.")
             return self._machinery
 
     @contextlib.contextmanager

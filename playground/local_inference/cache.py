@@ -1,5 +1,7 @@
 """What is in memory: each base loaded once, however many ask at the same time; adapters attached to a resident base.
 
+A base's key is where it is (the resolved folder; for a hub id its revision's snapshot), dtype, quantization and device.
+
 No torch: it is given the functions that load. All loading for one base happens in one thread, in order, so two first
 requests load once, and a slow download of one model never holds up another.
 """
@@ -9,8 +11,10 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -22,6 +26,9 @@ from playground.types import ModelSpec, Status
 Report = Callable[[Status], None]
 
 _READ_AGAIN = 3
+# How often the watch looks for what is in use: this share of the time after which it would drop it, and at least so often.
+_LOOK_SHARE = 0.1
+_LOOK_AT_LEAST_S = 30.0
 
 
 class Holds(Protocol):
@@ -110,18 +117,31 @@ class Lane:
 
 
 class Residents:
-    """The bases in memory. ``load`` reads a base, ``attach`` puts one adapter on it."""
+    """The bases in memory. ``load`` reads a base, ``attach`` puts one adapter on it.
+
+    ``load`` gives a block in which the base is ready; whatever is kept free for it is kept until the block ends.
+    ``locate`` says where a base of that name is on this machine, without fetching it. Bases that nobody has used for
+    ``keep_alive`` seconds are dropped, 0 meaning never, and handed to ``dropped``, which empties the list.
+    """
 
     def __init__(
         self,
-        load: Callable[[ModelSpec, Report], Any],
+        load: Callable[[ModelSpec, Report], AbstractContextManager[Any]],
         attach: Callable[[Any, str, Report], Any],
+        locate: Callable[[str], str],
+        keep_alive: float = 0.0,
+        dropped: Callable[[list[Any]], None] = lambda gone: None,
     ) -> None:
         self._load = load
         self._attach = attach
+        self._locate = locate
+        self._keep_alive = keep_alive
+        self._dropped = dropped
         self._lock = threading.Lock()
-        self._held: list[Any] = []
+        self._held: dict[Any, float] = {}  # resident → when it was last seen in use
         self._lanes: dict[str, Lane] = {}
+        self._watching = False
+        self._closed = threading.Event()
 
     def ready(self, spec: ModelSpec) -> Prepared | None:
         """``spec``, pinned, when its base and adapters are all in memory and unchanged on disk; else None."""
@@ -133,6 +153,7 @@ class Residents:
             if applied is None:
                 return None
             resident.pin(+1)
+            self._note_use()
             return Prepared(resident, applied)
 
     def prepare(self, spec: ModelSpec, report: Report) -> Future[Prepared]:
@@ -143,30 +164,50 @@ class Residents:
                 self._lanes[where] = Lane(spec.base, partial(self._close_lane, where))
             return self._lanes[where].run(lambda broadcast: self._prepare(spec, broadcast), report)
 
-    def _close_lane(self, where: str, lane: Lane) -> bool:
-        """Forget an idle lane; a later request makes a new one."""
-        with self._lock:
-            if not lane.jobs.empty():
-                return False
-            self._lanes.pop(where, None)
-            return True
-
     def find(self, base: str) -> list[Any]:
         """The residents loaded from ``base``, a path or hub id."""
         with self._lock:
-            return [held for held in self._held if _place(base) in (_place(held.base), str(held.loaded.path))]
+            return self._of(base)
 
     def all(self) -> list[Any]:
         """Every resident, the oldest first."""
         with self._lock:
             return list(self._held)
 
-    def remove(self, resident: Any) -> bool:
-        """Forget ``resident`` unless a row needs it; True when it was removed."""
+    def idle(self) -> list[Any]:
+        """The residents that no row needs now, the one unused for longest first."""
         with self._lock:
-            if resident.pins or resident not in self._held:
+            return self._unused()
+
+    def take(self, base: str) -> tuple[list[Any], int]:
+        """Forget every resident of ``base`` and return them, unless rows need one: then none of them, and how many rows."""
+        with self._lock:
+            found = self._of(base)
+            rows = sum(resident.pins for resident in found)
+            if rows:
+                return [], rows
+            for resident in found:
+                del self._held[resident]
+            return found, 0
+
+    def evict(self, of: Callable[[Any], bool]) -> list[Any]:
+        """Forget and return the idle resident unused for longest, of those that ``of`` picks; []: all are in use."""
+        with self._lock:
+            gone = [resident for resident in self._unused() if of(resident)][:1]
+            for resident in gone:
+                del self._held[resident]
+            return gone
+
+    def close(self) -> None:
+        """Watch over nothing any more."""
+        self._closed.set()
+
+    def _close_lane(self, where: str, lane: Lane) -> bool:
+        """Forget an idle lane; a later request makes a new one."""
+        with self._lock:
+            if not lane.jobs.empty():
                 return False
-            self._held.remove(resident)
+            self._lanes.pop(where, None)
             return True
 
     def _prepare(self, spec: ModelSpec, report: Report) -> Prepared:
@@ -197,27 +238,87 @@ class Residents:
         with self._lock:
             if found := self._find(spec):
                 found.pin(+1)
+                self._note_use()
                 return found
-        resident = self._load(spec, report)
-        resident.pin(+1)
-        with self._lock:
-            self._held.append(resident)
-        return resident
+        with self._load(spec, report) as resident, self._lock:
+            resident.pin(+1)
+            self._held[resident] = time.monotonic()
+            self._watch()
+            return resident
 
     def _find(self, spec: ModelSpec) -> Any | None:
-        """A resident of the same place whose dtype, quantization and device are what ``spec`` asks; auto takes any."""
-        self._held = [held for held in self._held if not held.damaged]
-        return next((held for held in self._held if _serves(held, spec)), None)
+        """A resident of the same place whose dtype, quantization and device are what ``spec`` asks; auto takes any.
+
+        Those that nothing may be answered with any more are let go.
+        """
+        self._held = {
+            held: used for held, used in self._held.items() if not held.damaged and (held.pins or _fresh(held))
+        }
+        where = self._locate(spec.base)
+        found = (held for held in self._held if _is_at(held, spec.base, where) and _serves(held, spec))
+        return next((held for held in found if _fresh(held)), None)
+
+    def _of(self, base: str) -> list[Any]:
+        """Those at ``base``, and those that were loaded under this name: a hub id may have moved on since."""
+        where = self._locate(base)
+        return [held for held in self._held if held.base == base or _is_at(held, base, where)]
+
+    def _note_use(self) -> None:
+        """Everything that is pinned is in use now."""
+        now = time.monotonic()
+        self._held = {held: now if held.pins else used for held, used in self._held.items()}
+
+    def _unused(self) -> list[Any]:
+        self._note_use()
+        return sorted((held for held in self._held if not held.pins), key=self._held.__getitem__)
+
+    def _watch(self) -> None:
+        """Have a thread that drops what is not used, from the first base to the last."""
+        if self._keep_alive > 0 and not self._watching:
+            self._watching = True
+            threading.Thread(target=self._watch_over, name="keep alive", daemon=True).start()
+
+    def _watch_over(self) -> None:
+        going_on = True
+        while going_on and not self._closed.wait(min(_LOOK_AT_LEAST_S, self._keep_alive * _LOOK_SHARE)):
+            gone, going_on = self._drop_unused()
+            if gone:
+                self._dropped(gone)
+
+    def _drop_unused(self) -> tuple[list[Any], bool]:
+        """Forget what was unused for ``keep_alive`` seconds and return it, and whether anything is left.
+
+        A request finds a base in time or not at all: it pins it under the same lock.
+        """
+        with self._lock:
+            self._note_use()
+            since = time.monotonic() - self._keep_alive
+            gone = [held for held, used in self._held.items() if used <= since]
+            self._held = {held: used for held, used in self._held.items() if used > since}
+            self._watching = bool(self._held)
+            return gone, self._watching
+
+
+def _is_at(held: Any, base: str, where: str) -> bool:
+    """Whether ``held`` was read from ``where``; where ``base`` is nowhere on this machine any more, its name decides."""
+    return where == str(held.loaded.path) or where == base == held.base
+
+
+def _fresh(held: Any) -> bool:
+    """Whether the files that ``held`` was read from are still those: a base that was trained again is read again."""
+    return bool(held.loaded.is_current)
 
 
 def _serves(held: Any, spec: ModelSpec) -> bool:
-    if _place(spec.base) not in (_place(held.base), str(held.loaded.path)):
-        return False
+    """Whether ``held`` is what ``spec`` asks for. A checkpoint that is stored quantized can only be as it is."""
     plan = held.loaded.plan
     quantization = "nf4" if spec.quantization == "int4" else spec.quantization
     device = "cuda:0" if spec.device == "cuda" else spec.device
-    chosen = ((spec.dtype, plan.dtype), (quantization, plan.quantization), (device, plan.device))
-    return all(asked in ("auto", got) for asked, got in chosen)
+    if device not in ("auto", plan.device):
+        return False
+    if plan.stored:
+        return quantization in ("auto", "none", plan.quantization)
+    return spec.dtype in ("auto", plan.dtype) and quantization in ("auto", plan.quantization)
 
 
 def _place(base: str) -> str:

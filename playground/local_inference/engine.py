@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from playground.errors import PlaygroundError
+from playground.errors import EngineFailure, PlaygroundError
 from playground.local_inference.admission import begin, begin_packed, fits, stop_ids
 from playground.local_inference.beams import beam_search
 from playground.local_inference.decode import (
@@ -78,9 +79,11 @@ class StepLoop:
         for row in self._in_turn():
             if row.cancelled.is_set() or not (_packs(row) or _decodes_together(row)):
                 self._guarded(row, self._advance)
+                if _searches(row) and self._searching is None:
+                    break  # others have come, gone and moved on beside it, and the turn may be over
         # Looked up again: a row whose prompt has just been read has its slot among the others, and beside a search that ran
         # here others have come and gone. All rows of a slab are stepped together.
-        going_on = self._in_turn()
+        going_on = [row for row in self._in_turn() if not row.paused]
         for resident, some in _by_resident(row for row in going_on if _packs(row)):
             self._advance_packed(resident, some)
         for resident, some in _by_resident(row for row in going_on if _decodes_together(row) and not _packs(row)):
@@ -92,9 +95,12 @@ class StepLoop:
         lanes: dict[Resident, list[Hashable]] = {}
         for row in live:
             lanes.setdefault(row.resident, []).append(row.lane)
-        turn = {resident: resident.turns.choose(of, time.monotonic()) for resident, of in lanes.items()}
-        if self._searching is not None:
-            turn[self._searching.resident] = self._searching.lane  # the base is in its hands until it has finished
+        turn: dict[Resident, Hashable] = {}
+        for resident, of in lanes.items():
+            if self._searching is not None and self._searching.resident is resident:
+                turn[resident] = self._searching.lane  # the base is in its hands until it has finished
+            else:
+                turn[resident] = resident.turns.choose(of, time.monotonic())
         for row in live:
             paused = row.lane != turn[row.resident]
             if paused and not row.paused:
@@ -148,7 +154,7 @@ class StepLoop:
         if row.cancelled.is_set():
             text = row.state.text.flush() if row.state else ""
             self._end(row, lambda row: row.finish("cancelled", text))
-        elif row.request.settings.strategy == "beam_search":
+        elif _searches(row):
             if self._searching is None:
                 self._beams(row)
         else:
@@ -188,22 +194,27 @@ class StepLoop:
         pieces = self._pieces(resident, [row for row in rows if not _decodes_together(row)], beside=bool(decoding))
         if not decoding and not pieces:
             return
+        self._pass(resident, decoding, pieces)
+
+    def _pass(self, resident: Resident, decoding: list[Row], pieces: list[tuple[Row, list[int]]]) -> None:
+        """One pass, and what follows for each row; one that fails is tried in parts, so that it ends only where it fails."""
         try:
-            self._pass(resident, decoding, pieces)
+            everyone, logits = self._logits(resident, decoding, pieces)
         except Exception as error:
-            if len(pieces) + bool(decoding) == 1:
+            # Those that decode go first: a prompt that is whole takes a slot beside theirs.
+            parts: list[tuple[list[Row], list[tuple[Row, list[int]]]]] = [(decoding, [])] if decoding else []
+            parts += [([], [piece]) for piece in pieces]
+            if len(parts) == 1:
                 self._fail_all(decoding + [row for row, _ in pieces], explain(error))
                 return
             _log.warning("a pass of several rows failed; they are tried apart", exc_info=error)
-            self._apart(resident, decoding, pieces)
-
-    def _apart(self, resident: Resident, decoding: list[Row], pieces: list[tuple[Row, list[int]]]) -> None:
-        """What failed together, one by one, so that it ends only where it fails: who decodes, then each prompt."""
-        for rows, some in [(decoding, [])] * bool(decoding) + [([], [piece]) for piece in pieces]:
-            try:
+            for rows, some in parts:
                 self._pass(resident, rows, some)
-            except Exception as error:
-                self._fail_all(rows + [row for row, _ in some], explain(error))
+            return
+        try:
+            self._follow(everyone, pieces, logits)
+        except Exception as error:  # counted already, so not to be repeated
+            self._fail_all(everyone, explain(error))
 
     def _pieces(self, resident: Resident, rows: list[Row], *, beside: bool) -> list[tuple[Row, list[int]]]:
         """What of the prompts of ``rows`` is read in this step: shared out, and less of it when others decode beside."""
@@ -216,23 +227,27 @@ class StepLoop:
         self._prefilled += sum(counts)
         return [(row, row.state.pending[:count]) for row, count in zip(begun, counts, strict=True) if count]
 
-    def _pass(self, resident: Resident, decoding: list[Row], pieces: list[tuple[Row, list[int]]]) -> None:
-        """One forward pass of the packed model, and what follows from it for each row."""
-        assert resident.packed is not None
+    def _logits(
+        self, resident: Resident, decoding: list[Row], pieces: list[tuple[Row, list[int]]]
+    ) -> tuple[list[Row], torch.Tensor]:
+        """(rows, their logits [rows, vocab]) of one pass, those that decode first. Nothing is counted as read yet."""
         by_slot = {row.state.slot: row for row in decoding}
         slabs = resident.slots.groups(list(by_slot))
         members = [by_slot[slot] for slab in slabs for slot in slab.slots]
         everyone = members + [row for row, _ in pieces]
         tokens = len(members) + sum(len(ids) for _, ids in pieces)
-        resident.leave_turn()
         with plain_kernels(tokens <= resident.plain_kernel_rows), resident.pace.measured(tokens - len(members)):
-            logits = resident.packed.step(
+            logits = resident.packed_step(
                 slabs,
                 [row.state.pending[0] for row in members],
                 [(row.state.reading, ids) for row, ids in pieces],
                 [row.applied.active for row in everyone],
             )
-        for row in members:
+        return everyone, logits
+
+    def _follow(self, everyone: list[Row], pieces: list[tuple[Row, list[int]]], logits: torch.Tensor) -> None:
+        """Count what was read and written, and choose a token for whoever has read its prompt."""
+        for row in everyone[: len(everyone) - len(pieces)]:
             row.state.slot.length += 1
         for row, ids in pieces:
             self._guarded(row, partial(_note_read, count=len(ids)))
@@ -251,14 +266,14 @@ class StepLoop:
         """One token for each of ``rows``, in one forward pass for each length bucket."""
         by_slot = {row.state.slot: row for row in rows}
         for slab in resident.slots.groups(list(by_slot)):
-            members = [by_slot[slot] for slot in slab.slots]
-            few = len(members) <= resident.plain_kernel_rows
             try:
+                members = [by_slot[slot] for slot in slab.slots]
+                few = len(members) <= resident.plain_kernel_rows
                 with plain_kernels(few), resident.running_together([row.applied for row in members]) as model:
                     logits = next_logits_together(model, slab, [row.state.pending[0] for row in members])
                 self._choose(members, logits)
             except Exception as error:  # a step that fails as a whole, out of memory for one
-                self._fail_all(members, explain(error))
+                self._fail_all([row for row in rows if row.state and row.state.slot in slab.slots], explain(error))
 
     def abandon(self, failure: PlaygroundError) -> None:
         """End every row, live or waiting, with ``failure``; no slot is tidied up, for it may be what is broken."""
@@ -274,6 +289,11 @@ class StepLoop:
     def _take(self, row: Row, chosen: int, logprob: float, logits: torch.Tensor) -> None:
         """Note the ``chosen`` token as pending, send its text, and end the row when it was the last."""
         state: DecodeState = row.state
+        if not math.isfinite(logprob):
+            raise EngineFailure(
+                "The model computes NaN or infinite numbers for this answer.",
+                "The adapter may be broken or its strength too high; in float16 also try bfloat16 or float32.",
+            )
         token = describe(state, chosen, logprob, logits, row.resident.tokenizer(row.applied))
         if token.id in state.stop_ids:
             row.completion_tokens += 1
@@ -331,10 +351,13 @@ def _by_resident(rows: Iterable[Row]) -> list[tuple[Resident, list[Row]]]:
     return list(found.items())
 
 
+def _searches(row: Row) -> bool:
+    return row.request.settings.strategy == "beam_search"
+
+
 def _packs(row: Row) -> bool:
     """Whether the row runs in our own forward pass."""
-    alone = row.applied.exclusive or row.request.settings.strategy == "beam_search"
-    return row.resident.packed is not None and not alone
+    return row.resident.packed is not None and not row.applied.exclusive and not _searches(row)
 
 
 def _note_read(row: Row, count: int) -> None:

@@ -109,7 +109,7 @@ def read_weights(folder: Path, config: Any, model: nn.Module) -> LoraWeights:
     layers = {}
     for name, pair in lora_pairs(tensors).items():
         module = model.get_submodule(name)
-        a, b = (tensors[pair[side]].float() for side in "AB")
+        a, b = (tensors[pair[side]] for side in "AB")
         _check_fit(folder, name, module, a, b)
         key = get_pattern_key(config.rank_pattern.keys(), name)
         rank = config.rank_pattern.get(key, config.r)
@@ -121,8 +121,12 @@ def read_weights(folder: Path, config: Any, model: nn.Module) -> LoraWeights:
         alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
         device = next(module.parameters()).device
         scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
-        magnitude = tensors[magnitudes[name]].float().flatten().to(device) if name in magnitudes else None
-        layers[name] = LoraLayer(a.to(device, dtype), b.to(device, dtype), scale, module, magnitude)
+        magnitude = (
+            tensors[magnitudes[name]].flatten().to(device, torch.float32, copy=True) if name in magnitudes else None
+        )
+        # Copies: what is loaded is mapped from the file, and would change, or be gone, when somebody writes over it.
+        a, b = (tensor.to(device, dtype, copy=True) for tensor in (a, b))
+        layers[name] = LoraLayer(a, b, scale, module, magnitude)
     return LoraWeights(layers)
 
 

@@ -1,17 +1,45 @@
-"""Bytes: what the device has, what this process holds, and giving memory back to the system. No torch needed on a CPU."""
+"""Bytes: what the device has, what this process holds, who may take what, and giving memory back. No torch on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import psutil
+
+from playground.errors import OutOfMemory
+from playground.types import Status
+
+PlanT = TypeVar("PlanT")
+Report = Callable[[Status], None]
+
+# Activations, fragmentation, and what else no estimate counts.
+HEADROOM = 1.15
+# What a load leaves free for everything else on the device: this share of all, or this much, whichever is less.
+_MARGIN_SHARE = 0.05
+_MARGIN_AT_MOST = 1_000_000_000
+_WAIT_S = 1.0
+# mallopt's parameters (malloc.h), and how many free bytes glibc keeps: while a model goes, and else.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_TRIM_AT_ONCE, _TRIM_LATE = 1 << 17, 1 << 26
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def process_bytes() -> int:
     """Resident memory of this process."""
     return int(psutil.Process().memory_info().rss)
+
+
+def _own_bytes() -> int:
+    """Memory of this process without the files that it has mapped: those the system can read again."""
+    own = psutil.Process().memory_info()
+    return int(own.rss - getattr(own, "shared", 0))
 
 
 def device_bytes(device: str) -> tuple[int, int]:
@@ -25,30 +53,246 @@ def device_bytes(device: str) -> tuple[int, int]:
     limit = _cgroup_limit()
     if limit is None or limit >= machine.total:
         return int(machine.total), int(machine.available)
-    return limit, max(0, min(int(machine.available), limit - process_bytes()))
+    return limit, max(0, min(int(machine.available), limit - _own_bytes()))
 
 
-def give_back(device: str) -> None:
-    """Collect garbage and return freed memory to the system: CUDA's cache, and glibc's on Linux."""
-    gc.collect()
-    if device.startswith("cuda"):
+def give_back(device: str, let_go: Callable[[], object] = lambda: None) -> None:
+    """Call ``let_go``, collect garbage, and return what is free then to the system: a GPU's cache, glibc's on Linux.
+
+    What dies before ``let_go`` is called may stay with glibc: up to 64 MB for each thread that has allocated something.
+    """
+    _keep_free(_TRIM_AT_ONCE)
+    try:
+        let_go()
+        gc.collect()
+    finally:
+        _keep_free(_TRIM_LATE)
+    if not device.startswith("cpu"):
         import torch
 
-        torch.cuda.empty_cache()
-    if sys.platform.startswith("linux"):
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):
-            return  # another C library (musl) has no malloc_trim; the memory stays reusable by this process
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        elif device == "mps":
+            torch.mps.empty_cache()
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _keep_free(count: int) -> None:
+    """Let glibc keep ``count`` free bytes at the end of each of its heaps, which malloc_trim looks at in one heap only.
+
+    Its own rule ends with the first such call, so what that rule arrives at when large blocks are freed is set as well.
+    """
+    if libc := _glibc():
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 25)
+        libc.mallopt(_M_TRIM_THRESHOLD, count)
+
+
+def _glibc() -> Any:
+    """The C library where it is glibc, else None: musl has neither function."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        return libc if libc.malloc_trim and libc.mallopt else None
+    except (OSError, AttributeError):
+        return None
+
+
+def same_memory(one: str, other: str) -> bool:
+    """Whether two devices draw on the same memory: every GPU of CUDA has its own, all else is the machine's."""
+    return one == other or not (one.startswith("cuda") or other.startswith("cuda"))
+
+
+def size_text(count: float) -> str:
+    """``count`` bytes for a person: 12 MB, 3.4 GB."""
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a base will take, and how they come about.
+
+    ``what`` says as what ``name`` would be loaded; ``row`` are the keys and values of one conversation, ``logits`` those
+    of a full step; ``reading`` is needed beside the weights only while they are read. ``remedy`` is for whoever has no room.
+    """
+
+    what: str
+    weights: int
+    row: int = 0
+    logits: int = 0
+    reading: int = 0
+    name: str = "The model"
+    remedy: str = ""
+
+    @property
+    def total(self) -> int:
+        """The most that it takes at any time."""
+        return max(int((self.weights + self.row + self.logits) * HEADROOM), self.weights + self.reading)
+
+    def __str__(self) -> str:
+        parts = [f"{size_text(self.weights)} of weights as {self.what}"]
+        if self.weights + self.reading >= self.total:
+            parts.append(f"{size_text(self.reading)} more while they are read")
+        else:
+            parts.append(f"the rest for a conversation's keys and values, a step's logits and {HEADROOM - 1:.0%}")
+        return f"{size_text(self.total)} ({', '.join(parts)})"
+
+
+class Tenants(Protocol):
+    """The models in memory, as far as `Room` needs to know them. ``device`` says in which memory."""
+
+    def held(self, device: str) -> int:
+        """Bytes of all of them."""
+        ...
+
+    def idle(self, device: str) -> int:
+        """Bytes of those that nobody uses."""
+        ...
+
+    def mapped(self, device: str) -> int:
+        """Bytes that they read from mapped files, which the system counts as free."""
+        ...
+
+    def evict(self, device: str) -> str:
+        """Drop the idle one unused for longest; its name, or "" where none is idle."""
+        ...
+
+
+class Nobody:
+    """`Tenants` of an empty house."""
+
+    def held(self, device: str) -> int:
+        """None."""
+        return 0
+
+    idle = mapped = held
+
+    def evict(self, device: str) -> str:
+        """There is nobody."""
+        return ""
+
+
+class Room:
+    """The memory that models may take: a load reserves its need before it reads anything, and idle models make way.
+
+    ``budget`` is for all models together: 0 for what is free, less a margin; up to 1 a share of the device's memory;
+    above that bytes.
+    """
+
+    def __init__(self, budget: float = 0.0, tenants: Tenants | None = None) -> None:
+        self._budget = budget
+        self._tenants = tenants or Nobody()
+        self._changed = threading.Condition()
+        self._reserved: dict[Ticket, tuple[str, int]] = {}
+
+    def ticket(self) -> Ticket:
+        """What one load reserves with, and gives its reservation back with once what it took can be measured."""
+        return Ticket(self)
+
+    def settle(self, ticket: Ticket, device: str, choose: Callable[[int], tuple[PlanT, Need]], report: Report) -> PlanT:
+        """See `Ticket.reserve`."""
+        tidied = False
+        with self._changed:
+            while True:
+                free, idle = self._free(device), self._tenants.idle(device)
+                plan, need = choose(free + idle)
+                if need.total <= free:
+                    self._reserved[ticket] = device, need.total
+                    return plan
+                if not tidied:  # what is freed but kept, by glibc or a GPU's cache, costs nobody anything
+                    tidied = True
+                    give_back(device)
+                elif need.total <= free + idle:
+                    if name := self._tenants.evict(device):
+                        report(Status("loading", f"unloaded {name}, unused for longest, to make room"))
+                elif self._others(device):
+                    report(Status("loading", "waiting for room until another model is loaded"))
+                    self._changed.wait(_WAIT_S)
+                else:
+                    raise OutOfMemory(self._figures(need, device, free + idle), need.remedy)
+
+    def release(self, ticket: Ticket) -> None:
+        """Forget what ``ticket`` reserved."""
+        with self._changed:
+            self._reserved.pop(ticket, None)
+            self._changed.notify_all()
+
+    def _free(self, device: str) -> int:
+        """Bytes that a load may take now, without anybody making way."""
+        total, free = device_bytes(device)
+        free -= int(min(_MARGIN_SHARE * total, _MARGIN_AT_MOST)) + self._tenants.mapped(device)
+        if self._budget:
+            free = min(free, self._limit(total) - self._tenants.held(device))
+        return max(0, free - self._others(device))
+
+    def _limit(self, total: int) -> int:
+        return int(self._budget * total) if self._budget <= 1 else int(self._budget)
+
+    def _others(self, device: str) -> int:
+        """Bytes that loads under way have reserved."""
+        return sum(count for where, count in self._reserved.values() if same_memory(where, device))
+
+    def _figures(self, need: Need, device: str, available: int) -> str:
+        total, free = device_bytes(device)
+        held, idle = self._tenants.held(device), self._tenants.idle(device)
+        limit = f", of which models may take {size_text(self._limit(total))}" if self._budget else ""
+        return (
+            f"{need.name} needs {need}; {size_text(available)} can be had on {device}. "
+            f"{size_text(free)} of its {size_text(total)}{limit} are free; "
+            f"the models in memory hold {size_text(held)}, {size_text(held - idle)} of that in use."
+        )
+
+
+class Ticket:
+    """One load's claim on a `Room`; a context manager that gives it back at the end."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+
+    def reserve(self, device: str, choose: Callable[[int], tuple[PlanT, Need]], report: Report) -> PlanT:
+        """The plan that ``choose`` makes of the bytes that can be had on ``device``, its need reserved.
+
+        Idle models that stand in its way are dropped, the one unused for longest first. Where it fits only beside a load
+        that is under way, that load's end is waited for. Raises `OutOfMemory` with the figures where it cannot fit.
+        """
+        return self._room.settle(self, device, choose, report)
+
+    def __enter__(self) -> Ticket:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._room.release(self)
+
+
+def mapped_files(suffix: str) -> list[tuple[int, int]]:
+    """(start, end) addresses of the files named *``suffix`` that this process has mapped; [] where no system tells."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    spans = [line.split(maxsplit=1)[0].split("-") for line in lines if line.endswith(suffix)]
+    return [(int(start, 16), int(end, 16)) for start, end in spans]
 
 
 def _cgroup_limit() -> int | None:
-    """The container's memory limit in bytes, or None where there is none."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path, encoding="ascii") as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        return int(text) if text.isdigit() else None
-    return None
+    """The tightest memory limit that this process is under, in bytes, or None where there is none."""
+    limits = [int(text) for text in map(_content, _limit_files()) if text.isdigit()]
+    return min(limits, default=None)
+
+
+def _limit_files() -> Iterator[Path]:
+    """Where the limits of this process's control group and of all groups around it stand; version 2, then 1."""
+    for line in _content(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root, name = (_CGROUP, "memory.max") if not controllers else (_CGROUP / "memory", "memory.limit_in_bytes")
+            inner = root / group.lstrip("/")
+            yield from (folder / name for folder in (inner, *inner.parents) if folder.is_relative_to(root))
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

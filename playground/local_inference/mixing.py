@@ -5,7 +5,9 @@ holds for each row its strength × alpha / denominator over its own adapters' co
 never touched, so the base stays the base. Which adapters a row has is said by the step, never stored in an adapter.
 
 LoRA: Hu et al. 2021, arXiv:2106.09685. DoRA (Liu et al. 2024, arXiv:2402.09353) scales each output of base plus LoRA by
-g = magnitude / ‖W + s·BA‖: its B is multiplied by g here, and (g − 1) of the base's own output, without bias, is added.
+g = magnitude / ‖W + s·BA‖: its B is multiplied by g here, and (g − 1) of the base's own output, without bias, is added. In
+a mix every adapter adds what it would add to the base alone, so the order does not matter (in PEFT a DoRA also scales what
+came before it). Strength 0 is the base.
 """
 
 from __future__ import annotations
@@ -87,25 +89,29 @@ class _Company:
         layout = tuple((at, layer.scale, layer.a.shape[0]) for at, layer in flat)
         if group.fused and len(parts) > 1:
             parts = [_side_by_side(group, parts, a.shape[0])]
-        return _Joined(a, tuple(parts), layout, self._gains(group))
+        return _Joined(a, tuple(parts), layout, self._gains(group, a.device))
 
     def _b(self, member: int, layer: LoraLayer) -> torch.Tensor:
         strength = self.members[member][1]
         return layer.b if strength is None else layer.b * layer.gain(strength).to(layer.b.dtype)[:, None]
 
-    def _gains(self, group: Group) -> tuple[torch.Tensor, ...] | None:
+    def _gains(self, group: Group, device: torch.device) -> tuple[torch.Tensor, ...] | None:
         if all(strength is None for _, strength in self.members):
             return None
-        found = []
-        for name, width in zip(group.names, group.widths, strict=True):
-            rows = []
-            for weights, strength in self.members:
-                layer = weights.layers.get(name)
-                rows.append(
-                    layer.gain(strength) - 1 if layer is not None and strength is not None else torch.zeros(width)
-                )
-            found.append(torch.stack([row.to(rows[0].device) for row in rows]))
+        found = [
+            torch.stack(
+                [self._gain(weights.layers.get(name), strength, width, device) for weights, strength in self.members]
+            )
+            for name, width in zip(group.names, group.widths, strict=True)
+        ]
         return (torch.cat(found, dim=1),) if group.fused else tuple(found)
+
+    @staticmethod
+    def _gain(layer: LoraLayer | None, strength: float | None, width: int, device: torch.device) -> torch.Tensor:
+        """g − 1 [out] of one member; 0 where it is no DoRA or does not touch the linear."""
+        if layer is None or strength is None:
+            return torch.zeros(width, device=device)
+        return layer.gain(strength) - 1
 
 
 def _side_by_side(group: Group, parts: Sequence[Any], columns: int) -> tuple[slice, torch.Tensor]:
@@ -174,12 +180,16 @@ class Mix:
 
 
 def _strengths(company: _Company, kind: Active) -> dict[int, float]:
-    """Member → strength, of one kind of row; the same adapter named twice counts twice."""
-    found: dict[int, float] = {}
-    for weights, strength in kind:
-        at = company.members.index(_member(weights, strength))
-        found[at] = found.get(at, 0.0) + strength
-    return found
+    """Member → strength, of one kind of row."""
+    return {company.members.index(_member(weights, strength)): strength for weights, strength in kind}
+
+
+def _summed(row: Active) -> Active:
+    """``row`` with each adapter once: named twice its strengths add up, and at 0 it is left out."""
+    found: dict[LoraWeights, float] = {}
+    for weights, strength in row:
+        found[weights] = found.get(weights, 0.0) + strength
+    return tuple((weights, strength) for weights, strength in found.items() if strength != 0.0)
 
 
 def _member(weights: LoraWeights, strength: float) -> _Member:
@@ -201,11 +211,11 @@ class Mixer:
         return self._last[1]
 
     def _make(self, rows: Sequence[Active], tokens: Sequence[int]) -> Mix | None:
-        members = tuple(dict.fromkeys(_member(*one) for row in rows for one in row if one[1] != 0.0))
+        kept = [_summed(row) for row in rows]
+        members = tuple(dict.fromkeys(_member(*one) for row in kept for one in row))
         if not members:
             return None
         company = self._company(members)
-        kept = [tuple(one for one in row if one[1] != 0.0) for row in rows]
         kinds = list(dict.fromkeys(kept))
         if len(kinds) == 1:
             return Mix(company, kinds, None)

@@ -58,7 +58,7 @@ class Applied:
     @property
     def exclusive(self) -> bool:
         """True when PEFT serves them, alone on the base."""
-        return any(attached.weights is None for attached, _ in self.adapters)
+        return any(attached.weights is None and scale != 0.0 for attached, scale in self.adapters)
 
     @functools.cached_property
     def active(self) -> Active:
@@ -78,6 +78,9 @@ class Resident:
 
     def __post_init__(self) -> None:
         self.model = self.loaded.model
+        # Read once: a beam search puts a configuration of its own in the model's place while it runs.
+        declared = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        self._declared_ends = tuple(declared) if isinstance(declared, (list, tuple)) else (declared,)
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self._switch = Switch(self.model)
         self._turn = PeftTurn(self.model, self.vocabulary)
@@ -143,9 +146,7 @@ class Resident:
 
     def stop_ids(self, tokenizer: Any, template: str) -> frozenset[int]:
         """The token ids that end an answer: the model's, the tokenizer's, and under chat the template's own."""
-        declared = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = set(declared if isinstance(declared, (list, tuple)) else [declared])
-        ids.add(tokenizer.eos_token_id)
+        ids = {*self._declared_ends, tokenizer.eos_token_id}
         if template == "chat":
             ids |= end_of_turn_ids(tokenizer)
         return frozenset(token for token in ids if token is not None)
@@ -157,20 +158,29 @@ class Resident:
             attached, scale = applied.adapters[0]
             if not self._turn.holds(Path(attached.info.path), attached.info.sha256):
                 _refuse_changed(attached)
-            yield self._turn.enter(Path(attached.info.path), attached.info.sha256, scale)
+            with self._switch.use([]):  # also when a beam search with a LoRA waits for this step to end
+                yield self._turn.enter(Path(attached.info.path), attached.info.sha256, scale)
             return
-        self._turn.leave()
+        self._leave_turn()
         with self._switch.use([applied.active]):
             yield self.model
 
-    def leave_turn(self) -> None:
+    def packed_step(self, *args: Any, **options: Any) -> torch.Tensor:
+        """`PackedModel.step`, with nothing on the base but what the step itself adds. Raises when the base is damaged."""
+        assert self.packed is not None
+        self._leave_turn()
+        with self._switch.use([]):  # linears that could not be joined are called as modules, hooks and all
+            return self.packed.step(*args, **options)
+
+    def _leave_turn(self) -> None:
         """Take off what PEFT may have put on the base. Raises `EngineFailure` when the base is damaged."""
-        self._turn.leave()
+        with self._switch.use([]):
+            self._turn.leave()
 
     @contextmanager
     def running_together(self, rows: Sequence[Applied]) -> Iterator[Any]:
         """The model for one step of several rows, row i with the adapters ``rows[i]``; none of them exclusive."""
-        self._turn.leave()
+        self._leave_turn()
         with self._switch.use([applied.active for applied in rows]):
             yield self.model
 
@@ -197,6 +207,7 @@ class Resident:
             self._switch.attach(attached.weights)
         with self.running(Applied(((attached, 1.0),))) as model:
             after = probe(model, self.vocabulary)
+        self._leave_turn()  # a beam search may be waiting for the base as it is
         if not torch.isfinite(after).all():
             raise AdapterInvalid(
                 f"With adapter {attached.info.name!r} the model computes NaN or infinite numbers.",
@@ -264,6 +275,12 @@ def read_adapter(resident: Resident, path: str, report: Report) -> Attached:
             f"Adapter {folder.name!r} is of a kind that PEFT does not know ({info.peft_type}): {error}.",
             "Use a newer peft, or another adapter.",
         ) from error
+    if getattr(config, "use_dora", False) and resident.loaded.plan.quantization != "none":
+        raise AdapterInvalid(
+            f"Adapter {folder.name!r} is a DoRA, which is measured against the base's own weights, and this base is "
+            f"quantized ({resident.loaded.plan.quantization}): they are no longer there in full.",
+            "Load the base without quantization.",
+        )
     try:
         names = read_safetensors_header(folder / WEIGHTS_FILE)
         plain = info.peft_type == "LORA" and is_plain(config, resident.model, names)

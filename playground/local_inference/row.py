@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -18,6 +19,8 @@ from playground.types import (
     Status,
     Token,
 )
+
+_log = logging.getLogger(__name__)
 
 _GENERATING = Status("generating")
 Sink = Callable[[GenerationEvent | Exception], None]
@@ -96,22 +99,45 @@ class Row:
         """Send ``event`` unless the row has ended."""
         with self._lock:
             if not self._settled:
-                self.sink(event)
+                self._send(event)
+
+    def _send(self, news: GenerationEvent | Exception) -> None:
+        """A listener that raises harms nobody else; its row is cancelled, for it hears no more."""
+        try:
+            self.sink(news)
+        except Exception:
+            _log.exception("whoever listens to an answer failed on an event; the answer is stopped")
+            self.cancelled.set()
 
     def finish(self, reason: FinishReason, text: str = "", index: int | None = None, *, last: bool = True) -> None:
-        """Send the last event of this answer. ``last`` False: a further answer of the same row follows (beams)."""
-        event = GenerationEvent(
+        """Send the last event of this answer. ``last`` False: a further answer of the same row follows (beams).
+
+        A beam search that ends before it has answers ends all of them.
+        """
+        own = self.index if index is None else index
+        if index is None:
+            for other in range(own + 1, own + self._answers):
+                self.tell(self._last_event(reason, "", other))
+        if last:
+            self._settle(self._last_event(reason, text, own))
+        else:
+            self.tell(self._last_event(reason, text, own))
+
+    @property
+    def _answers(self) -> int:
+        """How many answers this row stands for: a beam search's come from one row, all others have a row each."""
+        settings = self.request.settings
+        return settings.num_return_sequences if settings.strategy == "beam_search" else 1
+
+    def _last_event(self, reason: FinishReason, text: str, index: int) -> GenerationEvent:
+        return GenerationEvent(
             Status("done"),
             text,
             stats=self.stats(),
-            index=self.index if index is None else index,
+            index=index,
             finish_reason=reason,
             provenance=self.provenance,
         )
-        if last:
-            self._settle(event)
-        else:
-            self.tell(event)
 
     def fail(self, error: Exception) -> None:
         """End the row with ``error`` in place of the last event."""
@@ -125,4 +151,4 @@ class Row:
             self.state = None
             if self.on_settled:
                 self.on_settled()
-            self.sink(news)
+            self._send(news)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from playground.types import GenerationSettings
 
@@ -104,12 +105,28 @@ def _rows(scores: torch.Tensor, chosen: Sequence[int]) -> torch.Tensor:
 
 
 def _draw(scores: torch.Tensor, settings: Sequence[GenerationSettings], points: Sequence[float]) -> list[int]:
-    """One token id per row by inverse CDF, ``points`` being the rows' random numbers."""
-    ids, probabilities = candidates(scores, settings)
-    cumulative = probabilities.cumsum(-1)
-    targets = torch.tensor(points, dtype=torch.float64)[:, None] * cumulative[:, -1:]
-    places = torch.searchsorted(cumulative, targets, right=True).clamp_(max=ids.shape[1] - 1)
-    return [int(token) for token in ids.gather(1, places)[:, 0]]
+    """One token id per row by inverse CDF, ``points`` being the rows' random numbers.
+
+    Rows are looked at with those that take as many candidates: equal logits are put in another order when more are taken,
+    and a row's draw must not depend on its company.
+    """
+    tokens = [0] * len(settings)
+    for members in _alike(settings):
+        ids, probabilities = candidates(_rows(scores, members), [settings[at] for at in members])
+        cumulative = probabilities.cumsum(-1)
+        targets = torch.tensor([points[at] for at in members], dtype=torch.float64)[:, None] * cumulative[:, -1:]
+        places = torch.searchsorted(cumulative, targets, right=True).clamp_(max=ids.shape[1] - 1)
+        for at, token in zip(members, ids.gather(1, places)[:, 0].tolist(), strict=True):
+            tokens[at] = int(token)
+    return tokens
+
+
+def _alike(settings: Sequence[GenerationSettings]) -> list[list[int]]:
+    """The rows in groups that take equally many candidates."""
+    groups: dict[int, list[int]] = {}
+    for at, one in enumerate(settings):
+        groups.setdefault(one.top_k or _FIRST_CANDIDATES, []).append(at)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -152,9 +169,12 @@ def candidates(scores: torch.Tensor, settings: Sequence[GenerationSettings]) -> 
     filters = _filters(tuple(settings), scores.shape[1])
     values, ids = scores.topk(filters.first, dim=-1)
     probabilities = _probabilities(values, scores, filters)
-    if _too_narrow(probabilities, filters, scores.shape[1]):
-        values, ids = scores.sort(dim=-1, descending=True)
-        probabilities = _probabilities(values, scores, filters)
+    narrow = _too_narrow(probabilities, filters, scores.shape[1])
+    if narrow is not None:
+        values, order = scores.sort(dim=-1, descending=True)
+        missing = scores.shape[1] - filters.first
+        ids = torch.where(narrow, order, F.pad(ids, (0, missing)))
+        probabilities = torch.where(narrow, _probabilities(values, scores, filters), F.pad(probabilities, (0, missing)))
     keep = torch.ones_like(probabilities, dtype=torch.bool)
     if filters.top_p is not None:
         keep &= probabilities.cumsum(-1) - probabilities < filters.top_p
@@ -164,13 +184,16 @@ def candidates(scores: torch.Tensor, settings: Sequence[GenerationSettings]) -> 
     return ids, probabilities * keep
 
 
-def _too_narrow(probabilities: torch.Tensor, filters: _Filters, vocabulary: int) -> bool:
-    """True when a row without top-k needs more candidates than were looked at."""
+def _too_narrow(probabilities: torch.Tensor, filters: _Filters, vocabulary: int) -> torch.Tensor | None:
+    """[rows, 1] bool: the rows without top-k that need more candidates than were looked at; None when there are none."""
     if not filters.open_rows or filters.first == vocabulary:
-        return False
-    reached = probabilities[filters.open_rows].sum(-1)
-    wanted = filters.top_p[filters.open_rows, 0].clamp(max=1.0) if filters.top_p is not None else 1.0
-    return bool((reached < wanted).any())
+        return None
+    reached = probabilities.sum(-1, keepdim=True)
+    wanted = filters.top_p.clamp(max=1.0) if filters.top_p is not None else torch.ones_like(reached)
+    is_open = torch.zeros_like(reached, dtype=torch.bool)
+    is_open[filters.open_rows] = True
+    narrow = is_open & (reached < wanted)
+    return narrow if bool(narrow.any()) else None
 
 
 def _probabilities(values: torch.Tensor, scores: torch.Tensor, filters: _Filters) -> torch.Tensor:

@@ -111,9 +111,10 @@ class Scorer:
         """Logits [positions, vocab] float32 after each of ``ids``, for each model."""
         packed = self._resident.packed
         if packed is not None and isinstance(self._readers[0], Reading):
-            self._resident.leave_turn()
             pieces = [(reading, ids) for reading in self._readers]
-            logits = packed.step([], [], pieces, [applied.active for applied in self._applied], every=True)
+            logits = self._resident.packed_step(
+                [], [], pieces, [applied.active for applied in self._applied], every=True
+            )
             for reading in self._readers:
                 reading.read += len(ids)
             return list(logits.split(len(ids)))

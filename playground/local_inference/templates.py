@@ -34,11 +34,13 @@ def render_prompt(request: GenerationRequest, tokenizer: Any, window: int) -> Re
     """The prompt of ``request`` as text and token ids, its oldest turns dropped when it is longer than ``window``.
 
     ``max_new_tokens`` of the result is what still fits behind it. Raises `ContextOverflow` when the last turn alone is
-    too long, and `InvalidRequest` when the model's own template refuses the conversation.
+    too long, and `InvalidRequest` when it is empty or the model's own template refuses the conversation.
     """
     turns = conversation(request)
     dropped = 0
     text, ids, notices = _render(request, turns, tokenizer)
+    if not ids:
+        raise InvalidRequest("The prompt has no tokens, so there is nothing to continue.", "Write something.")
     if len(ids) >= window and request.template == "chat":
         room = window - min(request.settings.max_new_tokens, window // 4)
         dropped, (text, ids, notices) = _drop_oldest(request, turns, tokenizer, room, (text, ids, notices))

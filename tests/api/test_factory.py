@@ -14,7 +14,7 @@ def test_alone_it_brings_its_engine_and_its_gate(monkeypatch):
     """R4: `uvicorn --factory playground.api:create_app`: the engine is closed with it, foreign hosts are refused."""
     engines: list[FakeEngine] = []
 
-    def new_engine() -> FakeEngine:
+    def new_engine(**budgets: float) -> FakeEngine:
         engines.append(FakeEngine())
         return engines[-1]
 
@@ -29,7 +29,7 @@ def test_alone_it_brings_its_engine_and_its_gate(monkeypatch):
 
 def test_alone_it_reads_the_environment(monkeypatch):
     """R1: PLAYGROUND_* variables, the configuration's path included."""
-    monkeypatch.setattr(playground.api, "LocalInference", FakeEngine)
+    monkeypatch.setattr(playground.api, "LocalInference", lambda **budgets: FakeEngine())
     monkeypatch.setenv("PLAYGROUND_MODEL", "org/one, org/two")
     with TestClient(playground.api.create_app(), base_url="http://localhost") as client:
         assert client.get("/health").json()["available_models"][-2:] == ["org/one", "org/two"]

@@ -98,7 +98,7 @@ def test_two_adapters_never_mix(inference: LocalInference) -> None:
     for thread in threads:
         thread.join()
     assert together == alone
-    assert len({tuple(ids) for ids in alone[:4]}) >= 3
+    assert len({tuple(ids) for ids in alone[:8]}) >= 4
 
 
 def test_rows_that_need_peft_take_turns_with_the_others(
@@ -322,7 +322,7 @@ def test_beams_return_as_many_answers_as_asked(inference: LocalInference) -> Non
 
 def test_several_sampled_answers_differ_and_the_first_is_the_seeds_own(inference: LocalInference) -> None:
     """G3: num_return_sequences with sampling."""
-    sampled = {"strategy": "sampling", "temperature": 1.5, "top_k": 0, "seed": 5, "max_new_tokens": 20}
+    sampled = {"strategy": "sampling", "temperature": 2.0, "top_k": 0, "seed": 5, "max_new_tokens": 60}
     events = events_of(inference, ask(PROMPTS[2], num_return_sequences=3, **sampled))
     texts = ["".join(event.text for event in events if event.index == index) for index in range(3)]
     assert len(set(texts)) == 3

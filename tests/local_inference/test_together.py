@@ -142,13 +142,15 @@ def test_a_failing_row_harms_no_other(inference: LocalInference, monkeypatch: py
     assert _resident(inference).slots.bytes() == 0
 
 
-def test_a_long_prompt_does_not_stop_the_others(inference: LocalInference) -> None:
+def test_a_long_prompt_does_not_stop_the_others(inference: LocalInference, monkeypatch: pytest.MonkeyPatch) -> None:
     """G6: while it is read, every step brings the others a token; driven by hand, without the thread."""
     from playground.local_inference.admission import prepare_row
     from playground.local_inference.cache import Prepared
     from playground.local_inference.engine import StepLoop
+    from playground.local_inference.resident import Resident
     from playground.local_inference.row import Row
 
+    monkeypatch.setattr(Resident, "stop_ids", lambda *args: frozenset())  # nobody ends before the prompt is read
     resident = _resident(inference)
     loop = StepLoop()
 
