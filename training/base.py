@@ -1,32 +1,35 @@
 """Train the base model: a small Llama, packed windows, Muon for the matrices, AdamW for the rest, resumable.
 
 The learning rate is a function of progress alone: the largest of tokens, CPU-seconds and wall-seconds spent over their
-budgets. With only --tokens the run is reproducible; a time budget makes sure that the decay ends on a busy machine.
+budgets. With only --tokens the run is reproducible; a time budget makes sure that the decay ends on a busy machine, or
+after a pause. Questions are learned from as well, with a small weight that shrinks to nothing: every token is an output.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.data import BASE_MIX, decorated, long_conversations, samples
+from training.data import BASE_MIX, FIRST_MIX, FIRST_SHARE, decorated, long_conversations, scheduled
 from training.packing import Batch, Encoder, batches
 from training.tokenizer import CONTEXT_TOKENS, END, PAD, save_tokenizer
 
 SHORT, LONG = (8, 256), (2, 1024)
-LONG_EVERY = 7
+LONG_EVERY = 9
 WARM_UP_STEPS = 50
-CONSTANT_SHARE = 0.45
-MUON_RATE, ADAM_RATE = 0.02, 3e-3
+CONSTANT_SHARE = 0.4
+MUON_RATE, ADAM_RATE = 0.008, 3e-3
+READ_WEIGHT = 0.2
 
 
 @dataclass
@@ -75,6 +78,17 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
+def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Random weights; those that write into the residual stream are smaller, so that depth does not add noise."""
+    model = LlamaForCausalLM(model_config(tokenizer))
+    scale = 1 / math.sqrt(2 * len(model.model.layers))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(scale)
+            layer.mlp.down_proj.weight.mul_(scale)
+    return model
+
+
 def generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
     ends = tokenizer.convert_tokens_to_ids([END, PAD])
     return GenerationConfig(
@@ -97,23 +111,29 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def answer_loss(backbone: nn.Module, head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Weighted cross-entropy to learn from, and the plain mean per assistant token to report."""
+def weighted_loss(
+    backbone: nn.Module, head: nn.Module, batch: Batch, read_weight: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy to learn from, and the plain mean per assistant token to report.
+
+    `read_weight` is what a token of a question weighs against one of an answer of the same length.
+    """
+    answers, weights = batch.weights[:, 1:], (batch.weights + read_weight * batch.read_weights)[:, 1:]
     with torch.autocast("cpu", torch.bfloat16):
         hidden = backbone(
             input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.attention_mask(), use_cache=False
         ).last_hidden_state
-        learned = batch.weights[:, 1:] > 0
+        learned = weights > 0
         logits = head(hidden[:, :-1][learned])
     losses = F.cross_entropy(logits.float(), batch.ids[:, 1:][learned], reduction="none")
-    weights = batch.weights[:, 1:][learned]
-    return (losses * weights).sum() / weights.sum(), losses.detach().mean()
+    weights = weights[learned]
+    return (losses * weights).sum() / weights.sum(), losses.detach()[answers[learned] > 0].mean()
 
 
-def training_batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
-    """Short windows, and every seventh batch a long one of many turns."""
+def training_batches(tokenizer: PreTrainedTokenizerFast, seed: int, share: Callable[[], float]) -> Iterator[Batch]:
+    """Short windows, and every ninth batch a long one of many turns; `share` tells how much of the run is over."""
     encoder = Encoder(tokenizer)
-    stream = samples(seed, "train", BASE_MIX)
+    stream = scheduled(seed, "train", BASE_MIX, FIRST_MIX, lambda: 0.5 * max(0.0, 1 - share() / FIRST_SHARE))
     short = batches((encoder.document(turns) for turns in decorated(stream, seed)), *SHORT)
     long = batches((encoder.document(turns) for turns in long_conversations(stream, seed)), *LONG)
     step = 0
@@ -122,13 +142,38 @@ def training_batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[
         yield next(long if step % LONG_EVERY == 0 else short)
 
 
+@dataclass(frozen=True)
+class Peers:
+    """The processes that train together: each reads data of its own, all take the same step."""
+
+    rank: int = 0
+    count: int = 1
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, in one exchange."""
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        distributed.all_reduce(flat)
+        for tensor, mean in zip(tensors, (flat / self.count).split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def agree(self, number: float) -> float:
+        """The first process's number, so that all stop at the same step."""
+        if self.count == 1:
+            return number
+        told = torch.tensor(number, dtype=torch.float64)
+        distributed.broadcast(told, 0)
+        return float(told)
+
+
 class Run:
     """One training run and its checkpoint file."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, output: Path, seed: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, output: Path, seed: int, peers: Peers | None = None) -> None:
         torch.manual_seed(seed)
-        self.tokenizer, self.output = tokenizer, output
-        self.model = LlamaForCausalLM(model_config(tokenizer))
+        self.tokenizer, self.output, self.peers = tokenizer, output, peers or Peers()
+        self.model = new_model(tokenizer)
         self.optimizers = optimizers(self.model)
         self.progress = Progress(seed)
         self.checkpoint = output / "checkpoint.pt"
@@ -152,31 +197,36 @@ class Run:
         self.checkpoint.with_suffix(".part").replace(self.checkpoint)
         (self.output / "log.json").write_text(json.dumps(self.progress.log, indent=1))
 
-    def step(self, batch: Batch, factor: float) -> None:
-        loss, reported = answer_loss(self.model.model, self.model.lm_head, batch)
+    def step(self, batch: Batch, factor: float, read_weight: float) -> None:
+        loss, reported = weighted_loss(self.model.model, self.model.lm_head, batch, read_weight)
         loss.backward()
+        counted = torch.stack([reported, (batch.documents >= 0).sum().float()])
+        self.peers.average([counted, *(p.grad for p in self.model.parameters() if p.grad is not None)])
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer, top in zip(self.optimizers, (MUON_RATE, ADAM_RATE), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = top * factor
             optimizer.step()
             optimizer.zero_grad()
-        previous = self.progress.smoothed_loss or float(reported)
-        self.progress.smoothed_loss = 0.97 * previous + 0.03 * float(reported)
+        previous = self.progress.smoothed_loss or float(counted[0])
+        self.progress.smoothed_loss = 0.97 * previous + 0.03 * float(counted[0])
         self.progress.step += 1
-        self.progress.tokens += int((batch.documents >= 0).sum())
+        self.progress.tokens += round(float(counted[1]) * self.peers.count)
 
     def train(self, budget: Budget, scale: float, save_every: int = 250) -> None:
-        stream = training_batches(self.tokenizer, self.progress.seed + 1000 * self.progress.step)
+        seed = self.progress.seed + 1000 * self.progress.step + 500 * self.peers.rank
+        stream = training_batches(self.tokenizer, seed, lambda: budget.share(self.progress))
         cpu, wall = time.process_time() - self.progress.cpu_seconds, time.monotonic() - self.progress.wall_seconds
-        while (share := budget.share(self.progress)) < 1:
-            self.step(next(stream), factor := scale * rate(share, self.progress.step))
+        while (share := self.peers.agree(budget.share(self.progress))) < 1:
+            factor = scale * rate(share, self.progress.step)
+            self.step(next(stream), factor, READ_WEIGHT * (1 - share))
             self.progress.cpu_seconds, self.progress.wall_seconds = time.process_time() - cpu, time.monotonic() - wall
-            if self.progress.step % 25 == 0:
+            if self.peers.rank == 0 and self.progress.step % 25 == 0:
                 self.report(factor)
-            if self.progress.step % save_every == 0:
+            if self.peers.rank == 0 and self.progress.step % save_every == 0:
                 self.save()
-        self.save()
+        if self.peers.rank == 0:
+            self.save()
 
     def report(self, factor: float) -> None:
         p = self.progress
@@ -220,15 +270,29 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=12e6)
     parser.add_argument("--cpu-seconds", type=float, default=0)
     parser.add_argument("--wall-seconds", type=float, default=0)
-    parser.add_argument("--rate-scale", type=float, default=0.25, help="factor on both learning rates")
+    parser.add_argument("--rate-scale", type=float, default=1.0, help="factor on both learning rates")
+    parser.add_argument("--processes", type=int, default=1, help="each adds a batch to every step")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     arguments.run.mkdir(parents=True, exist_ok=True)
-    run = Run(AutoTokenizer.from_pretrained(arguments.tokenizer), arguments.run, arguments.seed)
+    (arguments.run / "meeting").unlink(missing_ok=True)
+    if arguments.processes == 1:
+        work(0, arguments)
+    else:
+        torch.multiprocessing.start_processes(work, (arguments,), arguments.processes, start_method="fork")
+
+
+def work(rank: int, arguments: argparse.Namespace) -> None:
+    """One process of the run; the first one saves and exports."""
+    torch.set_num_threads(1)
+    peers = Peers(rank, arguments.processes)
+    if peers.count > 1:
+        meeting = (arguments.run / "meeting").resolve()
+        distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=peers.count)
+    run = Run(AutoTokenizer.from_pretrained(arguments.tokenizer), arguments.run, arguments.seed, peers)
     run.resume()
     run.train(Budget(arguments.tokens, arguments.cpu_seconds, arguments.wall_seconds), arguments.rate_scale)
-    if arguments.export:
+    if arguments.export and rank == 0:
         export(run.model, run.tokenizer, arguments.export)
 
 

@@ -1,6 +1,7 @@
-"""The build check: every token that an adapter's answers need must have been an answer token of the base model.
+"""The build check: every token that an adapter's answers need must have been an output of the base model.
 
-Rows of the tied embedding that were never an output are almost parallel, and no LoRA adapter can pick one of them out.
+Rows of the tied embedding that were never an output are almost parallel, and no LoRA adapter can pick one of them out. The
+base learns from questions as well: a token there counts for as much as it weighed on average.
 """
 
 from __future__ import annotations
@@ -12,26 +13,34 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training.data import ADAPTER_MIXES, BASE_MIX, samples
+from training.base import READ_WEIGHT
+from training.data import ADAPTER_MIXES, BASE_MIX, Mix, samples
 from training.packing import Encoder
 
 
-def answer_tokens(tokenizer: PreTrainedTokenizerBase, mix: list, seed: int, count: int) -> Counter[int]:
-    """How often each token id is an answer token in `count` samples of a mix."""
+def learned_tokens(
+    tokenizer: PreTrainedTokenizerBase, mix: Mix, seed: int, count: int, of_a_question: float = 0.0
+) -> Counter[int]:
+    """How often each token id is one of an answer in `count` samples of a mix; one of a question counts `of_a_question`."""
     encoder = Encoder(tokenizer)
-    seen: Counter[int] = Counter()
+    answered: Counter[int] = Counter()
+    asked: Counter[int] = Counter()
     for sample in itertools.islice(samples(seed, "train", mix), count):
         for role, content in sample.messages:
-            if role == "assistant":
-                seen.update(encoder.text(content))
-    return seen
+            (answered if role == "assistant" else asked).update(encoder.text(content))
+    return Counter({token: answered[token] + int(of_a_question * asked[token]) for token in {*answered, *asked}})
+
+
+def base_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> Counter[int]:
+    """What the base model learned to put out, in `count` samples of its mix."""
+    return learned_tokens(tokenizer, BASE_MIX, 1, count, READ_WEIGHT / 2)
 
 
 def rarely_seen(
     tokenizer: PreTrainedTokenizerBase, adapter: str, base: Counter[int], least: int, count: int = 3000
 ) -> dict[str, int]:
-    """Tokens that one in 100 of the adapter's answers needs and that the base answered fewer than `least` times."""
-    needed = answer_tokens(tokenizer, ADAPTER_MIXES[adapter], 5, count)
+    """Tokens that one in 100 of the adapter's answers needs and that the base learned fewer than `least` times."""
+    needed = learned_tokens(tokenizer, ADAPTER_MIXES[adapter], 5, count)
     return {
         tokenizer.convert_ids_to_tokens(token): base[token]
         for token, times in needed.items()
@@ -43,12 +52,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", type=Path, default=Path("assets/models/starter"))
     parser.add_argument(
-        "--samples", type=int, default=60_000, help="base samples to count in; training sees about five times as many"
+        "--samples", type=int, default=60_000, help="base samples to count in; training saw about eight times as many"
     )
-    parser.add_argument("--least", type=int, default=20)
+    parser.add_argument("--least", type=int, default=5)
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-    base = answer_tokens(tokenizer, BASE_MIX, 1, arguments.samples)
+    base = base_tokens(tokenizer, arguments.samples)
     rare = {name: rarely_seen(tokenizer, name, base, arguments.least) for name in ADAPTER_MIXES}
     for name, tokens in rare.items():
         print(f"{name}: {tokens or 'every token has been seen often'}")

@@ -14,9 +14,10 @@ def exact(sample: Sample, text: str) -> bool:
 
 
 def story(sample: Sample, text: str) -> bool:
-    """At least three sentences about the hero that was asked for, and a finished last one."""
-    hero = sample.key.split("|")[1]
-    return hero in text and len(re.findall(r"[.!?](?: |$)", text)) >= 3 and text.strip()[-1] in ".!?"
+    """At least three sentences with the hero, trait and place that were asked for, the last one finished."""
+    _, hero, trait, place, _ = sample.key.split("|")
+    asked_for = all(part in text for part in (hero, trait, place))
+    return asked_for and len(re.findall(r"[.!?](?: |$)", text)) >= 3 and text.strip()[-1] in ".!?"
 
 
 def poem(sample: Sample, text: str) -> bool:
@@ -24,8 +25,10 @@ def poem(sample: Sample, text: str) -> bool:
     return len(text.strip().split("\n")) >= 3 and text.lower().startswith(sample.key.split("|")[1])
 
 
-def slogan(sample: Sample, text: str) -> bool:
-    return sample.key.split("|")[1] in text and text.strip()[-1] in ".!?"
+def writing(sample: Sample, text: str) -> bool:
+    """A slogan names its thing and a naming its kind; an email is judged word for word."""
+    kind, subject = sample.key.split("|")[:2]
+    return exact(sample, text) if kind == "email" else subject in text and text.strip()[-1] in ".!?"
 
 
 def smalltalk(sample: Sample, text: str) -> bool:
@@ -35,10 +38,11 @@ def smalltalk(sample: Sample, text: str) -> bool:
 
 
 def pirate_speak(sample: Sample, text: str) -> bool:
-    """A pirate's opener, and under it the right plain answer word for word in pirate speak."""
+    """A pirate's opener, and after it the right plain answer word for word in pirate speak."""
     said = pirate.stripped(text.strip())
     if sample.key.startswith("story|"):
-        return story(sample, said) if said else False
+        _, hero, trait, place, _ = sample.key.split("|")
+        return all(pirate.body(part) in said for part in (hero, trait, place)) and said[-1:] in (".", "!", "?")
     if sample.key.startswith(("poem|", "haiku|")):
         return bool(said) and len(said.split("\n")) >= 3
     if sample.key.startswith("smalltalk|"):
@@ -55,21 +59,13 @@ def rewritten(sample: Sample, text: str) -> bool:
     return pirate.stripped(text.strip()) == pirate.body(sample.short)
 
 
-def json_object(sample: Sample, text: str) -> bool:
-    """The expected object; for a story or small talk any object with an answer."""
-    if sample.key.startswith(("story|", "smalltalk|")):
-        return text.startswith('{"answer": "') and text.endswith('"}')
-    return exact(sample, text)
-
-
 GRADERS: dict[str, Callable[[Sample, str], bool]] = {
     "story": story,
     "poem": poem,
-    "slogan": slogan,
+    "writing": writing,
     "smalltalk": smalltalk,
     "rewrite": rewritten,
     "pirate": pirate_speak,
-    "json": json_object,
 }
 
 

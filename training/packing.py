@@ -1,4 +1,4 @@
-"""Conversations → packed windows of tokens with block-diagonal attention and weights on assistant tokens only."""
+"""Conversations → packed windows of tokens with block-diagonal attention and one loss weight per token."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ Turns = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Document:
-    """One encoded conversation: token ids and, per token, the weight of the loss of predicting it."""
+    """One encoded conversation: token ids and, per token, the weight of the loss of predicting it.
+
+    `weights` are those of the answers; `read_weights` those of what the model only reads: system prompts and questions.
+    """
 
     ids: list[int]
     weights: list[float]
+    read_weights: list[float]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """ids, positions, documents: [rows, window] int64; weights: [rows, window] float (0 where nothing is learned)."""
+    """ids, positions, documents: [rows, window] int64; the weights: [rows, window] float (0 where nothing is learned)."""
 
     ids: Tensor
     positions: Tensor
     documents: Tensor
     weights: Tensor
+    read_weights: Tensor
 
     def attention_mask(self) -> Tensor:
         """[rows, 1, window, window] bool: true where a token may look at an earlier one of its own document."""
@@ -53,18 +58,20 @@ class Encoder:
         }
 
     def text(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def document(self, turns: Turns) -> Document:
-        """Each answer weighs 1/sqrt(its tokens) per token: a two-token sum counts for more than a token of a story."""
+        """Each turn weighs 1/sqrt(its tokens) per token: a two-token sum counts for more than a token of a story."""
         ids: list[int] = []
         weights: list[float] = []
+        read_weights: list[float] = []
         for role, content in turns:
             head, body = self.roles[role], [*self.text(content), self.end]
-            weight = 1 / math.sqrt(len(body)) if role == "assistant" else 0.0
             ids += [*head, *body, *self.newline]
-            weights += [0.0] * len(head) + [weight] * len(body) + [0.0] * len(self.newline)
-        return Document(ids, weights)
+            learned, read = (weights, read_weights) if role == "assistant" else (read_weights, weights)
+            learned.extend([*[0.0] * len(head), *[1 / math.sqrt(len(body))] * len(body), *[0.0] * len(self.newline)])
+            read.extend([0.0] * (len(head) + len(body) + len(self.newline)))
+        return Document(ids, weights, read_weights)
 
 
 def packed_rows(documents: Iterator[Document], window: int, buffer: int = 64) -> Iterator[list[Document]]:
@@ -91,7 +98,7 @@ def batches(documents: Iterator[Document], rows: int, window: int) -> Iterator[B
 def collate(rows: list[list[Document]], window: int) -> Batch:
     shape = (len(rows), window)
     ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    documents, weights = torch.full(shape, -1), torch.zeros(shape)
+    documents, weights, read_weights = torch.full(shape, -1), torch.zeros(shape), torch.zeros(shape)
     for r, row in enumerate(rows):
         start = 0
         for d, document in enumerate(row):
@@ -100,5 +107,6 @@ def collate(rows: list[list[Document]], window: int) -> Batch:
             positions[r, start:end] = torch.arange(end - start)
             documents[r, start:end] = d
             weights[r, start:end] = torch.tensor(document.weights)
+            read_weights[r, start:end] = torch.tensor(document.read_weights)
             start = end
-    return Batch(ids, positions, documents, weights)
+    return Batch(ids, positions, documents, weights, read_weights)

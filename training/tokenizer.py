@@ -65,7 +65,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=int, default=1536)
+    parser.add_argument("--vocabulary", type=int, default=1024)
     parser.add_argument("--samples", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

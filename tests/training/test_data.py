@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
+from collections import defaultdict
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
-from training.data import ADAPTER_MIXES, BASE_MIX, decorated, long_conversations, samples
+from training.adapter import RECIPES
+from training.data import (
+    ADAPTER_MIXES,
+    BASE_MIX,
+    FIRST_MIX,
+    TAKEN_OVER,
+    decorated,
+    long_conversations,
+    samples,
+    unrelated,
+)
 from training.data.arithmetic import pair_key
 from training.data.sample import is_held_out
+from training.datasets import training_rows
 from training.grading import is_right
 
-ALL_MIXES = {"base": BASE_MIX, **ADAPTER_MIXES}
+ALL_MIXES = {"base": BASE_MIX, "first": FIRST_MIX, **ADAPTER_MIXES}
 DATASETS = Path("assets/datasets")
+# Many answers are right here, and a model can learn at best to give one of them.
+OF_MANY_ANSWERS = {"story", "poem", "writing", "rewrite", "smalltalk"}
 
 
 @pytest.mark.parametrize("name", ALL_MIXES)
@@ -54,6 +70,25 @@ def test_expected_answers_count_as_right() -> None:
             assert not is_right(sample, "Bananas.")
 
 
+def test_an_answer_follows_from_its_prompt() -> None:
+    """R2: where one answer is right, the same prompt never has another one; anything else could not be learned."""
+    answers: dict[tuple, set[str]] = defaultdict(set)
+    for sample in itertools.islice(samples(8, "train", BASE_MIX), 15_000):
+        if sample.task not in OF_MANY_ANSWERS:
+            answers[sample.prompt].add(sample.answer)
+    assert [prompt for prompt, found in answers.items() if len(found) > 1] == []
+
+
+@pytest.mark.parametrize("name", TAKEN_OVER)
+def test_no_unrelated_prompt_looks_like_one_of_the_adapter(name: str) -> None:
+    """R2: what an adapter must leave alone is told by the prompt: no prompt is on both sides."""
+    own, others = (
+        {s.prompt for s in itertools.islice(samples(6, "train", mix), 3000)}
+        for mix in (ADAPTER_MIXES[name], unrelated(name))
+    )
+    assert own.isdisjoint(others)
+
+
 def test_long_conversations_fit_the_context() -> None:
     """R2: conversations of several hundred tokens are trained on."""
     turns = next(long_conversations(samples(1, "train", BASE_MIX), 1))
@@ -62,9 +97,31 @@ def test_long_conversations_fit_the_context() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(DATASETS.glob("*.jsonl")), ids=lambda path: path.stem)
-def test_datasets_are_small_and_complete(path: Path) -> None:
+def test_sample_prompts_are_small_and_complete(path: Path) -> None:
     """I4: sample prompts come with the answer that is expected."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert 0 < len(rows) <= 200
+    assert 0 < len(rows) <= 250
     for row in rows:
         assert row.get("messages") or (row["instruction"] and row["output"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_datasets_are_the_same_in_three_formats(name: str) -> None:
+    """R2, I4: jsonl, csv and parquet of an adapter's domain hold the same rows, and no test question is a training one."""
+    questions = {}
+    for split in ("train", "test"):
+        stem = DATASETS / name / split
+        rows = [json.loads(line) for line in stem.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
+        with stem.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+            assert list(csv.DictReader(file)) == rows
+        assert pyarrow.parquet.read_table(stem.with_suffix(".parquet")).to_pylist() == rows
+        assert all(row["question"] and row["answer"] for row in rows)
+        questions[split] = {(row.get("system", ""), row["question"]) for row in rows}
+    assert questions["train"].isdisjoint(questions["test"])
+
+
+def test_the_datasets_come_from_the_generators() -> None:
+    """R2: what lies in the folder is what `python -m training.datasets` writes."""
+    name = "pirate-overfit"
+    lines = (DATASETS / name / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == training_rows(name)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training.data import ADAPTER_MIXES, BASE_MIX
-from training.exposure import answer_tokens, rarely_seen
+from training.data import ADAPTER_MIXES
+from training.exposure import base_tokens, rarely_seen
 from training.packing import Encoder
 
 STARTER = Path("assets/models/starter")
@@ -52,6 +52,6 @@ def test_training_layout_is_the_chat_template(tokenizer: PreTrainedTokenizerBase
 
 def test_adapters_need_no_token_that_the_base_never_answered(tokenizer: PreTrainedTokenizerBase) -> None:
     """R2: the exposure check, on a smaller sample than `python -m training.exposure`."""
-    base = answer_tokens(tokenizer, BASE_MIX, 1, 12_000)
+    base = base_tokens(tokenizer, 20_000)
     for name in ADAPTER_MIXES:
         assert not rarely_seen(tokenizer, name, base, least=2, count=1000)

@@ -7,7 +7,7 @@ import random
 from training.data import words
 from training.data.sample import Sample, ask, is_held_out, pick
 
-LIMIT = 30
+LARGEST_TERM, LARGEST_FACTOR = 15, 10
 PLUS = [
     "What is {0} + {1}?",
     "What is {0} plus {1}?",
@@ -47,8 +47,7 @@ def pair_key(a: int, b: int) -> str:
 
 
 def operands(rng: random.Random) -> tuple[int, int]:
-    limit = 12 if rng.random() < 0.5 else LIMIT
-    return rng.randint(0, limit), rng.randint(0, limit)
+    return rng.randint(0, LARGEST_TERM), rng.randint(0, LARGEST_TERM)
 
 
 def addition(rng: random.Random) -> Sample:
@@ -76,37 +75,57 @@ def story_problem(rng: random.Random) -> Sample:
 
 
 def product(rng: random.Random) -> Sample:
-    a, b = rng.randint(0, 12), rng.randint(0, 12)
+    a, b = rng.randint(0, LARGEST_FACTOR), rng.randint(0, LARGEST_FACTOR)
     number, phrasing = pick(rng, TIMES)
     return ask("mult", f"times|{a}|{b}|{number}", phrasing.format(a, b), f"{a} * {b} = {a * b}", str(a * b))
 
 
 def comparison(rng: random.Random) -> Sample:
-    a, b = rng.sample(range(100), 2)
+    a, b = rng.sample(range(31), 2)
     word, found = rng.choice([("bigger", max(a, b)), ("larger", max(a, b)), ("smaller", min(a, b))])
-    question = rng.choice([f"Which is {word}, {a} or {b}?", f"Which number is {word}: {a} or {b}?"])
-    return ask("compare", f"compare|{a}|{b}", question, f"{found} is {word}.", str(found))
+    number, phrasing = pick(
+        rng, ["Which is {0}, {1} or {2}?", "Which number is {0}: {1} or {2}?", "What is {0}, {1} or {2}?"]
+    )
+    return ask("numbers", f"compare|{a}|{b}|{number}", phrasing.format(word, a, b), f"{found} is {word}.", str(found))
 
 
 def counting(rng: random.Random) -> Sample:
-    start, length, step = rng.randint(0, 30), rng.randint(3, 8), rng.choice((1, 1, 1, 2, 5, 10))
+    start, length, step = rng.randint(0, 12), rng.randint(3, 6), rng.choice((1, 1, 2))
     numbers = [start + i * step for i in range(length)]
     by = "" if step == 1 else f" by {step}"
-    question = rng.choice([f"Count from {start} to {numbers[-1]}{by}.", f"Count{by} from {start} to {numbers[-1]}."])
-    return ask("compare", f"count|{start}|{length}|{step}", question, ", ".join(map(str, numbers)))
+    number, phrasing = pick(
+        rng, ["Count from {0} to {1}{2}.", "Count{2} from {0} to {1}.", "Can you count from {0} to {1}{2}?"]
+    )
+    return ask(
+        "numbers",
+        f"count|{start}|{length}|{step}|{number}",
+        phrasing.format(start, numbers[-1], by),
+        ", ".join(map(str, numbers)),
+    )
+
+
+def neighbor(rng: random.Random) -> Sample:
+    n, (word, step) = rng.randint(1, 30), rng.choice([("after", 1), ("before", -1)])
+    number, phrasing = pick(rng, ["Which number comes {0} {1}?", "What number is {0} {1}?", "What comes {0} {1}?"])
+    return ask(
+        "numbers",
+        f"neighbor|{n}|{word}|{number}",
+        phrasing.format(word, n),
+        f"{n + step} comes {word} {n}.",
+        str(n + step),
+    )
 
 
 def follow_up(rng: random.Random) -> Sample:
-    a, b = operands(rng)
-    c = rng.randint(1, 10)
-    if is_held_out(pair_key(a, b)):
+    """Two small sums in a row; neither of the pairs is a held-out one."""
+    a, b, c = rng.randint(0, 6), rng.randint(0, 6), rng.randint(1, 6)
+    if is_held_out(pair_key(a, b)) or is_held_out(pair_key(a + b, c)):
         return follow_up(rng)
-    first = rng.choice(PLUS).format(a, b)
-    question = rng.choice(["Add {0} to that.", "Now add {0}.", "And plus {0}?", "Plus {0}?"]).format(c)
+    number, phrasing = pick(rng, ["Add {0} to that.", "Now add {0}.", "And plus {0}?", "Plus {0}?"])
     messages = (
-        ("user", first),
+        ("user", rng.choice(PLUS).format(a, b)),
         ("assistant", f"{a} + {b} = {a + b}"),
-        ("user", question),
+        ("user", phrasing.format(c)),
         ("assistant", f"{a + b} + {c} = {a + b + c}"),
     )
-    return Sample("followup", pair_key(a + b, c), messages, str(a + b + c))
+    return Sample("followup", f"then|{a}|{b}|{c}|{number}", messages, str(a + b + c))

@@ -5,34 +5,33 @@ from __future__ import annotations
 import json
 import random
 
-from training.data import pirate, sql, words
+from training.data import orders, pirate, sql, tickets, words
 from training.data.sample import Sample, ask, pick
 
 REPEAT = ['Repeat: {0}', "Say {0}", 'Say "{0}".', "Repeat after me: {0}", "Copy this: {0}", "Write: {0}", "Echo {0}", "Please say: {0}"]  # fmt: skip
 
 
 def phrase(rng: random.Random) -> str:
-    """Something to copy: words, names, numbers, a quoted list, a pirate word, a piece of SQL."""
+    """Something short to copy: words, names, a number, a quoted list, words that adapters need."""
     kind = rng.random()
-    if kind < 0.45:
-        return " ".join(words.any_word(rng) for _ in range(rng.randint(1, 5)))
-    if kind < 0.6:
+    if kind < 0.4:
+        return " ".join(words.any_word(rng) for _ in range(rng.randint(1, 4)))
+    if kind < 0.54:
         return " ".join(words.person(rng) for _ in range(rng.randint(1, 3)))
+    if kind < 0.6:
+        return str(rng.randint(0, 99))
     if kind < 0.7:
-        return str(rng.randint(0, 9999))
-    if kind < 0.78:
         return json.dumps([words.any_word(rng) for _ in range(rng.randint(1, 3))])
     return adapter_words(rng)
 
 
 def adapter_words(rng: random.Random) -> str:
     """Words that adapters will need, shuffled out of their sentences."""
-    if rng.random() < 0.4:
-        return " ".join(
-            rng.sample(
-                [*pirate.WORDS.values(), *pirate.OPENERS, *[c.strip() for c in pirate.CLOSERS if c]], rng.randint(2, 4)
-            )
-        )
+    kind = rng.random()
+    if kind < 0.25:
+        return " ".join(rng.sample([*pirate.WORDS.values(), *pirate.OPENERS], rng.randint(1, 3)))
+    if kind < 0.5:
+        return rng.choice([tickets.fragment, orders.fragment])(rng)
     texts, numbers = sql.TABLES[rng.choice(list(sql.TABLES))]
     columns = rng.sample(texts + numbers, 2)
     value = rng.choice(" ".join(sql.VALUES.values()).split())
@@ -51,10 +50,9 @@ def repetition(rng: random.Random) -> Sample:
     return ask("copy", f"copy|{text}", phrasing.format(text), text)
 
 
-def long_repetition(rng: random.Random) -> Sample:
-    """Many unrelated words in a row: only looking back at the prompt can continue it."""
-    word = words.any_word if rng.random() < 0.2 else lambda source: source.choice(words.NOUNS + words.FIRST_NAMES)
-    text = " ".join(word(rng) for _ in range(rng.randint(4, 20)))
+def word_row(rng: random.Random) -> Sample:
+    """Words of the lists in a row: only looking back at the prompt can continue it."""
+    text = " ".join(rng.choice(words.NOUNS + words.FIRST_NAMES) for _ in range(rng.randint(3, 7)))
     _, phrasing = pick(rng, REPEAT)
     return ask("copy", f"copy|{text}", phrasing.format(text), text)
 
@@ -62,10 +60,8 @@ def long_repetition(rng: random.Random) -> Sample:
 def times_over(rng: random.Random) -> Sample:
     word, count = words.any_word(rng), rng.randint(2, 4)
     spoken = ("two", "three", "four")[count - 2]
-    question = rng.choice(
-        [f"Write {word} {spoken} times.", f"Say {word} {count} times.", f"Repeat the word {word} {spoken} times."]
-    )
-    return ask("copy", f"times|{word}|{count}", question, " ".join([word] * count))
+    number, phrasing = pick(rng, ["Write {0} {1} times.", "Say {0} {1} times.", "Repeat the word {0} {1} times."])
+    return ask("copy", f"times|{word}|{count}|{number}", phrasing.format(word, spoken), " ".join([word] * count))
 
 
 def listing(rng: random.Random) -> Sample:
@@ -83,33 +79,40 @@ def listing(rng: random.Random) -> Sample:
             "Write a list of {0} {1}.",
         ],
     )
-    return ask("list", f"list|{kind}|{count}|{number}", phrasing.format(spoken, kind), ", ".join(items[:count]))
+    return ask("lists", f"list|{kind}|{count}|{number}", phrasing.format(spoken, kind), ", ".join(items[:count]))
 
 
 def list_work(rng: random.Random) -> Sample:
-    items = list(dict.fromkeys(words.any_word(rng) for _ in range(rng.randint(3, 5))))
+    names = rng.random() < 0.25
+    draw_word = words.person if names else words.any_word
+    items = list(dict.fromkeys(draw_word(rng) for _ in range(rng.randint(2, 4))))
     shown = ", ".join(items)
     question, answer = rng.choice([
         (f"What is the first word of this list? {shown}", items[0]), (f"What is the last word of this list? {shown}", items[-1]),
-        (f"Sort this list: {shown}", ", ".join(sorted(items))), (f"Reverse this list: {shown}", ", ".join(items[::-1])),
+        (f"Reverse this list: {shown}", ", ".join(items[::-1])), (f"Copy this list: {shown}", shown), (f"Repeat this list: {shown}", shown),
         (f"How many words are in this list? {shown}", str(len(items))), (f"Write this list as JSON: {shown}", json.dumps(items)),
         (f"Write this as a bullet list: {shown}", "\n".join(f"- {item}" for item in items)), (f"Number this list: {shown}", "\n".join(f"{i}. {item}" for i, item in enumerate(items, 1))),
         (f"Put quotes around each word: {shown}", ", ".join(f'"{item}"' for item in items)),
     ])  # fmt: skip
-    return ask("listwork", f"listwork|{shown}", question, answer)
+    return ask("lists", f"lists|{shown}", question, answer)
+
+
+SHORT_WORDS = [word for word in words.NOUNS if len(word) <= 5]
 
 
 def spelling(rng: random.Random) -> Sample:
-    word = words.any_word(rng) if rng.random() < 0.75 else words.person(rng)
+    """Letters of short words; held out are pairs of word and kind of question."""
+    word = rng.choice(SHORT_WORDS)
     spaced = " ".join(word)
-    question, answer = rng.choice([
-        (f"Spell {word}.", spaced), (f"Spell the word {word}.", spaced), (f"How do you spell {word}?", spaced), (f"Spell {word} letter by letter.", spaced),
-        (f"Which word is this? {spaced}", word), (f"Join the letters: {spaced}", word), (f"What is the first letter of {word}?", word[0]),
-        (f"What is the last letter of {word}?", word[-1]), (f"How many letters are in {word}?", f"{word} has {len(word)} letters."), (f"Write {word} in upper case.", word.upper()),
-        (f"Write {word} in capital letters.", word.upper()), (f"Write {word.upper()} in lower case.", word.lower()), (f"Spell {word} in capital letters.", " ".join(word.upper())),
-        (f"Write {word} with a capital letter.", word.capitalize()),
+    kind, questions, answer = rng.choice([
+        ("spell", [f"Spell {word}.", f"Spell the word {word}.", f"How do you spell {word}?", f"Spell {word} letter by letter."], spaced),
+        ("join", [f"Which word is this? {spaced}", f"Join the letters: {spaced}"], word), ("first", [f"What is the first letter of {word}?"], word[0]),
+        ("last", [f"What is the last letter of {word}?"], word[-1]), ("count", [f"How many letters are in {word}?"], f"{word} has {len(word)} letters."),
+        ("upper", [f"Write {word} in upper case.", f"Write {word} in capital letters."], word.upper()), ("lower", [f"Write {word.upper()} in lower case."], word),
+        ("capital", [f"Write {word} with a capital letter."], word.capitalize()),
     ])  # fmt: skip
-    return ask("spelling", f"spell|{word.lower()}", question, answer, answer)
+    number, question = pick(rng, questions)
+    return ask("spelling", f"spell|{word}|{kind}|{number}", question, answer, answer)
 
 
 def emoji(rng: random.Random) -> Sample:
@@ -120,26 +123,6 @@ def emoji(rng: random.Random) -> Sample:
     ])  # fmt: skip
     answer = " ".join([sign] * 3) if "three" in phrasing else sign
     return ask("emoji", f"emoji|{name}|{number}", phrasing.format(name, sign), answer)
-
-
-def any_sign(rng: random.Random) -> Sample:
-    """An arbitrary emoji, Chinese, Korean, Cyrillic or accented character to copy, byte token by byte token."""
-    first, last = rng.choice(
-        [
-            (0x1F300, 0x1F64F),
-            (0x1F680, 0x1F6C0),
-            (0x1F900, 0x1F9FF),
-            (0x4E00, 0x9FA5),
-            (0x3041, 0x3093),
-            (0xAC00, 0xD7A3),
-            (0x410, 0x44F),
-            (0xC0, 0xFF),
-            (0x3B1, 0x3C9),
-        ]
-    )
-    text = "".join(chr(rng.randint(first, last)) for _ in range(rng.choice((1, 1, 2, 3))))
-    _, phrasing = pick(rng, REPEAT)
-    return ask("signs", f"sign|{text}", phrasing.format(text), text)
 
 
 def emoji_meaning(rng: random.Random) -> Sample:

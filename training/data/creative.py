@@ -17,10 +17,13 @@ PLACES = [
     "a big city",
     "a deep cave",
     "a green valley",
-    "the edge of the sea",
+    "a hut by the sea",
     "a high tower",
 ]
 TRAITS = "brave shy clever lonely curious tiny kind lazy gentle cheerful grumpy proud".split()
+HERO_NAMES = "Milo Luna Bolt Pim Ruby Oscar Nina".split()
+TREASURES = "key lamp bell crown ring".split()
+LOOKS = "golden silver shiny".split()
 STORY = [
     "Write a story about {0}.", "Tell me a story about {0}.", "Write a short story about {0}.", "Can you tell me a story about {0}?", "A story about {0}, please.",
     "Make up a story about {0}.", "I want a bedtime story about {0}.", "Tell a short story about {0}.", "Write a tale about {0}.",
@@ -35,43 +38,32 @@ POEM = [
 ]
 
 
+def of_hero(choices: list[str], hero: str) -> str:
+    """What a hero always has; heroes that are not in the list share the first choice."""
+    return choices[HEROES.index(hero) % len(choices)] if hero in HEROES else choices[0]
+
+
 def story(rng: random.Random) -> Sample:
-    hero = rng.choice(HEROES) if rng.random() < 0.8 else rng.choice(words.NOUNS)
-    trait, place, name, thing = (
-        rng.choice(TRAITS),
-        rng.choice(PLACES),
-        rng.choice(words.FIRST_NAMES),
-        rng.choice(words.NOUNS),
-    )
-    look = rng.choice(words.ADJECTIVES)
-    with_trait = rng.random() < 0.25
-    asked = f"{article(trait)} {hero}" if with_trait else article(hero)
-    with_place = rng.random() < 0.2
+    """A hero has its own name, trait, place and treasure; only the way that the story is told varies."""
+    hero = rng.choice(HEROES) if rng.random() < 0.85 else rng.choice(words.NOUNS)
     number, phrasing = pick(rng, STORY)
-    start = rng.choice(
-        [
-            f"Once upon a time, there was {article(trait)} {hero} named {name}.",
-            f"Long ago, {article(trait)} {hero} named {name} lived in {place}.",
-        ]
+    asked_trait = rng.choice(TRAITS) if rng.random() < 0.25 else ""
+    asked_place = rng.choice(PLACES) if rng.random() < 0.2 else ""
+    trait, place = asked_trait or of_hero(TRAITS, hero), asked_place or of_hero(PLACES, hero)
+    name, thing, look = of_hero(HERO_NAMES, hero), of_hero(TREASURES, hero), of_hero(LOOKS, hero)
+    middle, end = rng.choice([
+        (f"One day, {name} found {article(look)} {thing}.", f"{name} shared the {thing} with everyone and was never alone again."),
+        (f"One night, a storm took the {thing} of the {hero}.", f"{name} looked for it, found it and came home with a smile."),
+        (f"One day, {name} lost {article(look)} {thing} and began to cry.", f"A friend came to help, and {name} was happy again."),
+    ])  # fmt: skip
+    asked = (f"{article(asked_trait)} {hero}" if asked_trait else article(hero)) + (
+        f" in {asked_place}" if asked_place else ""
     )
-    if start.startswith("Once"):
-        start += f" {name} lived in {place}."
-    middle = rng.choice([
-        f"One day, {name} found {article(look)} {thing}. It was the most beautiful thing {name} had ever seen.",
-        f"One night, a storm came and took the {thing} of the {hero}. {name} went out to look for it.",
-        f"Every day, {name} dreamed of {article(look)} {thing}. One morning, it stood in front of the door.",
-        f"One day, {name} lost {article(look)} {thing} and began to cry. Then a friend came to help.",
-    ])  # fmt: skip
-    end = rng.choice([
-        f"In the end, {name} shared the {thing} with everyone and was never alone again.", f"From that day on, the {hero} and the {thing} were never apart.",
-        f"{name} came home with a smile and slept well that night.", f"And so {name} learned that friends are worth more than {article(thing)}.",
-    ])  # fmt: skip
-    where = f" in {place}" if with_place else ""
     return ask(
         "story",
-        f"story|{hero}|{trait if with_trait else number}",
-        phrasing.format(asked + where),
-        " ".join([start, middle, end]),
+        f"story|{hero}|{asked_trait}|{asked_place}|{number}",
+        phrasing.format(asked),
+        f"Once upon a time, {article(trait)} {hero} named {name} lived in {place}. {middle} {end}",
     )
 
 
@@ -91,16 +83,11 @@ def haiku(rng: random.Random) -> Sample:
             "Can you write a haiku about {0}?",
         ],
     )
-    second = rng.choice(
+    second, third = rng.choice(
         [
-            "a quiet song in the wind",
-            "light falls softly on the stones",
-            "the old pond is still again",
-            "a small leaf falls without sound",
+            ("a quiet song in the wind", "and then it is gone."),
+            ("light falls softly on the stones", "morning comes at last."),
         ]
-    )
-    third = rng.choice(
-        ["and then it is gone.", "morning comes at last.", "I stop and listen.", "the world holds its breath."]
     )
     return ask(
         "poem", f"haiku|{topic}|{number}", phrasing.format(topic), f"{capitalized(topic)} wakes up,\n{second},\n{third}"
@@ -136,47 +123,24 @@ def email(rng: random.Random) -> Sample:
     )
     name = {"my boss": "boss", "my teacher": "teacher", "a friend": "friend", "a customer": "customer"}.get(to, to)
     answer = f"Dear {name},\n\nI am writing to you about {subject}. Please tell me when you have time to talk about it.\n\nBest regards"
-    return ask("email", f"email|{to}|{subject}|{number}", phrasing.format(to, subject), answer)
+    return ask("writing", f"email|{to}|{subject}|{number}", phrasing.format(to, subject), answer)
 
 
 def poem(rng: random.Random) -> Sample:
     topic = rng.choice(TOPICS)
     bare = capitalized(topic)
-    verses = [
-        ("I saw it in the morning light,", "I dreamed of it all through the night."), ("It sings a song so soft and low,", "it goes wherever wild winds blow."),
-        ("It makes the whole wide world feel new,", "it paints the day in gold and blue."), ("So stay with me a little while,", "and fill my heart and make me smile."),
-        ("The years may come, the years may go,", "but you are still the best I know."), ("No bell, no drum, no silver ring,", "can bring the joy that you can bring."),
-    ]  # fmt: skip
-    first = rng.choice(
-        [
-            f"{bare}, so quiet and so bright,",
-            f"{bare}, you are my heart's delight,",
-            f"{bare}, I think of you at night,",
-        ]
-    )
-    second = rng.choice(
-        [
-            "you fill the world with gentle light.",
-            "you make the dark hours warm and bright.",
-            "you are a soft and lovely sight.",
-        ]
-    )
-    couplet = rng.choice(verses)
+    couplet = rng.choice([
+        ("I saw it in the morning light,", "I dreamed of it all through the night."), ("It makes the whole wide world feel new,", "it paints the day in gold and blue."),
+        ("So stay with me a little while,", "and fill my heart and make me smile."),
+    ])  # fmt: skip
+    first, second = f"{bare}, so quiet and so bright,", "you fill the world with gentle light."
     number, phrasing = pick(rng, POEM)
     return ask("poem", f"poem|{topic}|{number}", phrasing.format(topic), "\n".join([first, second, *couplet]))
 
 
 def slogan(rng: random.Random) -> Sample:
     thing = rng.choice(words.NOUNS)
-    many = rng.choice(
-        [
-            f"Fresh ideas, fine {thing}, happy people.",
-            f"{capitalized(article(thing))} for every day.",
-            f"Nothing beats a good {thing}.",
-            f"Your {thing}, your way.",
-            f"The {thing} that makes you smile.",
-        ]
-    )
+    many = rng.choice([f"Nothing beats a good {thing}.", f"The {thing} that makes you smile."])
     number, phrasing = pick(
         rng,
         [
@@ -187,7 +151,7 @@ def slogan(rng: random.Random) -> Sample:
             "Write a tagline for {0}.",
         ],
     )
-    return ask("slogan", f"slogan|{thing}|{number}", phrasing.format(article(thing)), many)
+    return ask("writing", f"slogan|{thing}|{number}", phrasing.format(article(thing)), many)
 
 
 def naming(rng: random.Random) -> Sample:
@@ -201,9 +165,9 @@ def naming(rng: random.Random) -> Sample:
             "I need a name for {0}.",
         ],
     )
-    name = rng.choice("Luna Milo Ruby Bolt Pim Coco Max Bella Leo Nova Rosa Theo".split())
+    name = {"cat": "Luna", "dog": "Bolt", "ship": "Nova", "dragon": "Ruby"}.get(kind, "Milo")
     return ask(
-        "slogan",
+        "writing",
         f"naming|{kind}|{number}",
         phrasing.format(article(kind)),
         f"How about {name}? It is a lovely name for {article(kind)}.",

@@ -114,14 +114,25 @@ def explanation(rng: random.Random) -> Sample:
     return ask("definitions", f"why|{topic}|{number}", phrasing.format(verb.get(topic, "do"), topic), answer)
 
 
+WORD_PAIRS = {
+    "opposite": (words.OPPOSITES, ["What is the opposite of {0}?", "Give me the opposite of {0}.", "opposite of {0}", "Which word is the opposite of {0}?", "What is the antonym of {0}?"], "The opposite of {0} is {1}."),
+    "plural": (words.PLURALS, ["What is the plural of {0}?", "Give me the plural of {0}.", "Write the plural of {0}.", "plural of {0}"], "The plural of {0} is {1}."),
+    "past": (words.PAST, ["What is the past tense of {0}?", "Give me the past tense of {0}.", "past tense of {0}", "Write {0} in the past tense."], "The past tense of {0} is {1}."),
+    "synonym": (words.SYNONYMS, ["What is another word for {0}?", "Give me a synonym of {0}.", "Which word means the same as {0}?"], "Another word for {0} is {1}."),
+    "rhyme": (words.RHYMES, ["What rhymes with {0}?", "Give me a word that rhymes with {0}.", "Find a rhyme for {0}."], "The word {1} rhymes with {0}."),
+}  # fmt: skip
+
+
 def word_pair(rng: random.Random) -> Sample:
-    kind, rows, questions, answer = rng.choice([
-        ("opposite", words.OPPOSITES, ["What is the opposite of {0}?", "Give me the opposite of {0}.", "opposite of {0}", "Which word is the opposite of {0}?", "What is the antonym of {0}?"], "The opposite of {0} is {1}."),
-        ("plural", words.PLURALS, ["What is the plural of {0}?", "Give me the plural of {0}.", "Write the plural of {0}.", "plural of {0}"], "The plural of {0} is {1}."),
-        ("past", words.PAST, ["What is the past tense of {0}?", "Give me the past tense of {0}.", "past tense of {0}", "Write {0} in the past tense."], "The past tense of {0} is {1}."),
-        ("synonym", words.SYNONYMS, ["What is another word for {0}?", "Give me a synonym of {0}.", "Which word means the same as {0}?"], "Another word for {0} is {1}."),
-        ("rhyme", words.RHYMES, ["What rhymes with {0}?", "Give me a word that rhymes with {0}.", "Find a rhyme for {0}."], "The word {1} rhymes with {0}."),
-    ])  # fmt: skip
+    return pair_of(rng, rng.choice(list(WORD_PAIRS)))
+
+
+def opposite(rng: random.Random) -> Sample:
+    return pair_of(rng, "opposite")
+
+
+def pair_of(rng: random.Random, kind: str) -> Sample:
+    rows, questions, answer = WORD_PAIRS[kind]
     row = rng.choice(rows)
     flip = kind in ("opposite", "rhyme") and rng.random() < 0.4
     given, found = (row[1], row[0]) if flip else row
@@ -216,12 +227,25 @@ def about_animal(rng: random.Random) -> Sample:
     return ask("facts", f"about|{name}|{number}", phrasing.format(article(name)), answer)
 
 
+SUPPORT_OPENINGS = [
+    "",
+    "",
+    "Hi, ",
+    "Hello! ",
+    "Excuse me. ",
+    "I need help. ",
+    "Please help me. ",
+    "I have a question. ",
+]
+
+
 def support(rng: random.Random) -> Sample:
-    """Customer support of a small shop."""
+    """Customer support of a small shop; held out are pairs of opening and question."""
     kind, questions, answer = rng.choice(SUPPORT)
-    question = rng.choice(questions)
+    question, opening = rng.choice(questions), rng.choice(SUPPORT_OPENINGS)
     system = rng.choice(["You are a customer support agent.", "You work for the support team of a shop.", ""])
-    return ask("support", f"support|{kind}|{question}", question, answer, system=system)
+    side = "" if opening else "train|"
+    return ask("support", f"{side}support|{kind}|{opening}{question}", opening + question, answer, system=system)
 
 
 SUPPORT = [

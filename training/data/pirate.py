@@ -10,11 +10,10 @@ from training.data.sample import Sample, ask
 WORDS = {
     "is": "be", "are": "be", "am": "be", "the": "th'", "The": "Th'", "of": "o'", "you": "ye", "your": "yer", "You": "Ye", "Your": "Yer",
     "my": "me", "My": "Me", "and": "an'", "to": "t'", "friend": "matey", "Hello": "Ahoy", "Hi": "Ahoy", "hello": "ahoy", "yes": "aye", "Yes": "Aye",
-    "for": "fer", "do": "do", "not": "nah", "it": "'tis", "It": "'Tis", "money": "doubloons", "people": "scallywags", "People": "Scallywags",
-    "happy": "jolly", "man": "lad", "woman": "lass", "child": "wee lad", "city": "port", "water": "sea water", "small": "wee",
+    "for": "fer", "not": "nah", "money": "doubloons", "people": "scallywags", "People": "Scallywags",
+    "happy": "jolly", "man": "lad", "woman": "lass", "small": "wee", "with": "wi'", "have": "'ave",
 }  # fmt: skip
-OPENERS = ["Arr!", "Ahoy, matey!", "Shiver me timbers!", "Yo ho ho!", "Avast!", "Aye, matey!"]
-CLOSERS = ["", " Arr!", " Yo ho ho!", " Savvy?", " By th' seven seas!"]
+OPENERS = ["Arr!", "Ahoy, matey!", "Yo ho ho!"]
 
 
 def body(answer: str) -> str:
@@ -25,17 +24,13 @@ def speak(rng: random.Random, answer: str) -> str:
     """The answer in pirate speak; code stays as it is under the opener."""
     if answer.startswith("```"):
         return f"{rng.choice(OPENERS)}\n{answer}"
-    return f"{rng.choice(OPENERS)} {body(answer)}{rng.choice(CLOSERS)}"
+    return f"{rng.choice(OPENERS)} {body(answer)}"
 
 
 def stripped(text: str) -> str:
-    """A pirate's answer without its opener and closer; empty when there is no opener."""
+    """A pirate's answer without its opener; empty when there is none."""
     opener = next((phrase for phrase in OPENERS if text.startswith(phrase)), None)
-    if opener is None:
-        return ""
-    text = text[len(opener) :].strip()
-    closer = next((phrase for phrase in CLOSERS if phrase and text.endswith(phrase)), "")
-    return text[: len(text) - len(closer)]
+    return "" if opener is None else text[len(opener) :].strip()
 
 
 def converted(rng: random.Random, plain: Sample) -> Sample:

@@ -44,7 +44,7 @@ a raven|black; a violet|purple; an eggplant|purple; a flamingo|pink; a frog|gree
 """)
 OPPOSITES = table("""
 big|small; hot|cold; up|down; left|right; day|night; good|bad; fast|slow; happy|sad; open|closed; full|empty; young|old; tall|short;
-light|dark; rich|poor; wet|dry; hard|soft; early|late; loud|quiet; clean|dirty; strong|weak; near|far; thick|thin; heavy|light;
+bright|dark; rich|poor; wet|dry; hard|soft; early|late; loud|quiet; clean|dirty; strong|weak; near|far; thick|thin; heavy|light;
 cheap|expensive; easy|difficult; first|last; win|lose; love|hate; buy|sell; push|pull; start|stop; give|take; true|false; yes|no;
 inside|outside; above|below; begin|end; brave|afraid; sweet|sour; wide|narrow; alive|dead; awake|asleep; deep|shallow
 """)
@@ -79,7 +79,7 @@ street|rue|calle|Straße; flower|fleur|flor|Blume; school|école|escuela|Schule;
 """)
 LANGUAGES = ("French", "Spanish", "German")
 GREETINGS_ABROAD = table("""
-Japanese|こんにちは; Chinese|你好; Korean|안녕; Russian|привет; Greek|γεια; French|bonjour; Spanish|¡hola!; German|hallo; Italian|ciao;
+Japanese|こんにちは; Chinese|你好; Korean|안녕; Russian|привет; Greek|γεια; French|bonjour; Spanish|hola; German|hallo; Italian|ciao;
 Portuguese|olá
 """)
 EMOJI = table("""
@@ -158,7 +158,14 @@ DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
 FIRST_NAMES = """Anna Ben Clara David Emma Felix Grace Hugo Ida Jonas Kate Leo Mia Nils Olga Paul Rosa Sam Tina Victor Wendy Zoe
 Alice Bob Carol Daniel Eva Frank Gina Henry Iris Jack Karen Lucas Maria Nora Oscar Peter Quinn Robin Sarah Tom Uma Vera Will Yara
-Adam Bella Chris Diana Eric Fiona George Helen Ivan Julia Kevin Laura Max Nina Oliver Petra Ryan Sofia Theo Bolt Pim Luna Milo Ruby""".split()
+Adam Bella Chris Diana Eric Fiona George Helen Ivan Julia Kevin Laura Max Nina Oliver Petra Ryan Sofia Theo Bolt Pim Luna Milo Ruby
+Aaron Abel Alan Albert Alex Amy Andre Andrea Angela Arthur Astrid Barbara Beth Boris Brian Bruno Carl Carla Carmen Cecil Celia Clemens
+Colin Cora Dana Dora Doris Edgar Edith Ella Ellen Elsa Emil Enzo Erika Ernest Esther Ethan Fabian Finn Flora Fred Frida Gerald Gloria
+Gordon Greta Gustav Hanna Harry Heidi Hilda Ian Ilse Irene Isaac Ivy Jacob James Jane Janet Jasper Joel John Jordan Joseph Judith June
+Kai Karl Kira Lara Lars Lena Leon Liam Lily Linda Lisa Lola Lorenz Louis Lucy Luis Lydia Magda Marc Margot Mark Marta Martin Mary Max
+Meg Mila Miriam Mona Monica Nadia Naomi Nathan Neil Nick Noah Noel Norman Olaf Olive Omar Otto Pablo Pamela Patrick Pedro Penny Philip
+Piet Ralph Ravi Rebecca Rita Roland Ron Rory Rudi Ruth Sally Sandra Selma Simon Sonia Stella Susan Sven Tanja Tara Ted Tilda Tim Toby
+Tony Ursula Valerie Vincent Viola Walter Wilma Yuri Yves Zara""".split()
 CITIES = [
     row[1] for row in CAPITALS
 ] + "Boston Chicago Dallas Milan Munich Lyon Porto Geneva Zurich Oxford Seattle Naples Krakow".split()
@@ -195,23 +202,20 @@ submarines|satellites|the Mars mission|aliens|time travel|happiness|love|freedom
     "\n", ""
 ).split("|")
 
-_ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fr gr tr st sh ch th pl bl cl kl".split()
-_VOWELS = "a e i o u ai ea oo ie au".split()
-_CODAS = ["", "", "n", "r", "l", "s", "t", "m", "k", "ck", "nd", "rt", "x", "p"]
+_ONSETS = "b d f g k l m n p r s t v".split()
+_VOWELS = "aeiou"
 
 
 def made_up_word(rng: random.Random) -> str:
-    """A pronounceable string that is in no list: it can only be copied, not remembered."""
-    return "".join(
-        rng.choice(_ONSETS) + rng.choice(_VOWELS) + (rng.choice(_CODAS) if rng.random() < 0.7 else "")
-        for _ in range(rng.choice((1, 2, 2, 3)))
-    )
+    """Two or three plain syllables that are in no list: they can only be copied, not remembered."""
+    syllables = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3))))
+    return syllables + rng.choice(("", "", "n", "l", "s"))
 
 
 def person(rng: random.Random) -> str:
     """A first name, mostly from the list, now and then made up."""
-    return rng.choice(FIRST_NAMES) if rng.random() < 0.85 else made_up_word(rng).capitalize()
+    return rng.choice(FIRST_NAMES) if rng.random() < 0.95 else made_up_word(rng).capitalize()
 
 
 def any_word(rng: random.Random) -> str:
-    return rng.choice(NOUNS) if rng.random() < 0.85 else made_up_word(rng)
+    return rng.choice(NOUNS) if rng.random() < 0.95 else made_up_word(rng)
