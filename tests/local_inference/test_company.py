@@ -131,6 +131,7 @@ def test_cancelling_a_row_that_waits_for_its_turn_harms_nobody(
         monkeypatch.setattr(_resident(inference), "packed", None)
     ia3 = make_adapter(IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]), "ia3")
     request = _search((ia3, 1.0), max_new_tokens=60)
+    inference.load(ModelSpec(str(STARTER), ((str(PIRATE), 1.0),)))  # attaching it would wait for the search
     alone = text_of(events_of(inference, request))
     for _ in range(3):
         ends: list[Any] = []

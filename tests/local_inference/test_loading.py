@@ -523,6 +523,7 @@ engine.close()
 """
 
 
+@pytest.mark.long
 def test_unload_gives_back_what_a_load_took(tmp_path: Path) -> None:
     """G1: at least 95 % of it, measured by the system over four rounds; and a load takes what its figure says."""
     sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 14, "head_dim": 128}
