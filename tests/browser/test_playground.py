@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from playground.local_inference import LocalInference
 from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, finished, generate, provenance
 
 pytestmark = pytest.mark.browser
@@ -140,8 +143,25 @@ def test_the_keyboard_generates_and_shows_its_list(page: Page):
     assert finished(page)
 
 
-def test_without_streaming_the_answer_appears_whole_while_the_status_lives(page: Page):
+@pytest.fixture
+def slow_page(visit: Callable[..., Page], serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    """The pages over an engine that takes its time for each step: what is written at once cannot be watched."""
+    from playground.local_inference import machinery
+
+    class Slow(machinery.StepLoop):  # type: ignore[misc]
+        def step(self) -> bool:
+            time.sleep(0.03)
+            return bool(super().step())
+
+    monkeypatch.setattr(machinery, "StepLoop", Slow)
+    engine = LocalInference()
+    yield visit(serve(engine))
+    engine.close()
+
+
+def test_without_streaming_the_answer_appears_whole_while_the_status_lives(slow_page: Page):
     """P3: the streaming toggle."""
+    page = slow_page
     page.get_by_label("Stream the answer").uncheck()
     page.evaluate(RECORD)
     ask(page, "Write a short story about a cat.")
@@ -150,13 +170,9 @@ def test_without_streaming_the_answer_appears_whole_while_the_status_lives(page:
     assert any("tokens ·" in line and "ended" not in line for line in page.evaluate("window.lines"))
 
 
-def test_with_streaming_the_answer_grows_and_never_more_often_than_every_50_ms(
-    page: Page, monkeypatch: pytest.MonkeyPatch
-):
-    """P3: text deltas reach the page one after another, coalesced; the answer ends by its length, so it is long enough."""
-    from playground.local_inference.resident import Resident
-
-    monkeypatch.setattr(Resident, "stop_ids", lambda *args: frozenset())
+def test_with_streaming_the_answer_grows_and_never_more_often_than_every_50_ms(slow_page: Page):
+    """P3: text deltas reach the page one after another, coalesced."""
+    page = slow_page
     page.evaluate(RECORD)
     ask(page, "Write a short story about a cat.")
     answer = finished(page)
