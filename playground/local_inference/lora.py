@@ -7,9 +7,10 @@ is not understood here and is left to PEFT (peft_turn.py).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,15 @@ class LoraWeights:
 
     layers: Mapping[str, LoraLayer]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", max((layer.a.shape[0] for layer in self.layers.values()), default=0))
-        gains = any(layer.magnitude is not None for layer in self.layers.values())
-        object.__setattr__(self, "has_gains", gains)
+    @functools.cached_property
+    def rank(self) -> int:
+        """The largest rank of its layers."""
+        return max((layer.a.shape[0] for layer in self.layers.values()), default=0)
 
-    rank: int = field(init=False)
-    has_gains: bool = field(init=False)
+    @functools.cached_property
+    def has_gains(self) -> bool:
+        """Whether it is a DoRA."""
+        return any(layer.magnitude is not None for layer in self.layers.values())
 
 
 def is_plain(config: Any, model: nn.Module, tensor_names: Mapping[str, Any]) -> bool:

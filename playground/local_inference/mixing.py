@@ -137,6 +137,11 @@ class Mix:
         self._kind_of = kind_of
         self._strengths = [_strengths(company, kind) for kind in kinds]
         self._masks: dict[tuple[tuple[int, float, int], ...], torch.Tensor] = {}
+        self._gains: dict[tuple[Group, int], torch.Tensor] = {}
+
+    def touches(self, group: Group) -> bool:
+        """Whether anything is added to ``group``."""
+        return self._company.joined(group) is not None
 
     def add(
         self, group: Group, x: torch.Tensor, outputs: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
@@ -150,7 +155,8 @@ class Mix:
         for at, (output, part) in enumerate(zip(outputs, joined.bs, strict=True)):
             base = output
             if joined.gains is not None:
-                base = self._gained(joined.gains[at], output, biases[at])
+                gain = self._spread(self._gain(group, at, joined.gains[at])).to(output.dtype)
+                base = output + gain * (output if biases[at] is None else output - biases[at])
             if part is not None:
                 columns, b = part
                 base = torch.addmm(base.to(b.dtype), reduced[:, columns], b.t())
@@ -169,11 +175,12 @@ class Mix:
             self._masks[joined.layout] = mask
         return mask
 
-    def _gained(self, gains: torch.Tensor, output: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """``output`` with (g − 1) of itself, without its bias, added where a DoRA is on."""
-        present = torch.tensor([[float(at in s) for at in range(gains.shape[0])] for s in self._strengths])
-        gain = self._spread(present.to(gains) @ gains).to(output.dtype)
-        return output + gain * (output if bias is None else output - bias)
+    def _gain(self, group: Group, at: int, gains: torch.Tensor) -> torch.Tensor:
+        """[kinds, out]: how much of the base's own output, without its bias, is added for each kind of row (DoRA)."""
+        if (group, at) not in self._gains:
+            present = torch.tensor([[float(one in s) for one in range(gains.shape[0])] for s in self._strengths])
+            self._gains[group, at] = present.to(gains) @ gains
+        return self._gains[group, at]
 
     def _spread(self, table: torch.Tensor) -> torch.Tensor:
         return table if self._kind_of is None else table[self._kind_of.to(table.device)]

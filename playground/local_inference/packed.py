@@ -121,6 +121,8 @@ class PackedModel:
         self._embed, self._norm, self._rope = core.embed_tokens, core.norm.weight, core.rotary_emb
         self._layers = [self._layer(f"model.layers.{at}", layer) for at, layer in enumerate(core.layers)]
         self._head = _linears(("lm_head",), (model.lm_head,))
+        groups = [g for one in self._layers for g in (one.qkv, one.out, one.gate_up, one.down)]
+        self.linears = frozenset(name for one in (*groups, self._head) for name in one.group.names)
         self.mixer = Mixer()
         self._cos = self._sin = torch.empty(0)
 
@@ -164,16 +166,21 @@ class PackedModel:
         counts = [1] * len(newest) + [len(ids) for _, ids in pieces]
         ids = [*newest, *(token for _, piece in pieces for token in piece)]
         with torch.inference_mode():
-            run = self._pass(slabs, pieces, self.mixer.mix(tuple(adapters), tuple(counts)))
+            mix = self.mixer.mix(tuple(adapters), tuple(counts))
+            run = self._pass(slabs, pieces, mix)
             hidden = self._embed(torch.tensor(ids, device=self._embed.weight.device))
             for at, layer in enumerate(self._layers):
                 hidden = self._through(at, layer, hidden, run)
             if pieces and not every:
                 ends = torch.tensor(counts, device=hidden.device).cumsum(0) - 1
                 hidden = hidden[ends]
-                run = self._pass([], [], self.mixer.mix(tuple(adapters), (1,) * len(counts)))
+                mix = (
+                    self.mixer.mix(tuple(adapters), (1,) * len(counts))
+                    if mix and mix.touches(self._head.group)
+                    else None
+                )
             hidden = F.rms_norm(hidden, self._norm.shape, self._norm, self._eps)
-            (logits,) = self._head(hidden, run.mix)
+            (logits,) = self._head(hidden, mix)
             return logits.float().cpu()
 
     def _pass(self, slabs: Sequence[Slab], pieces: Sequence[tuple[Reading, Sequence[int]]], mix: Mix | None) -> _Pass:
@@ -200,8 +207,6 @@ class PackedModel:
 
     def _angles(self, positions: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """cos [tokens, 1, size] and sin [tokens, 1, size / 2] from a table that the model's own module fills."""
-        if not positions:
-            return self._cos, self._sin
         places = torch.cat(positions) if len(positions) > 1 else positions[0]
         needed = int(places.max()) + 1
         if needed > self._cos.shape[0]:

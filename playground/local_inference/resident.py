@@ -20,6 +20,7 @@ from playground.local_inference.adapters import (
     content_hash,
     fingerprint,
     inspect_adapter,
+    lora_pairs,
     place,
     read_safetensors_header,
 )
@@ -284,6 +285,8 @@ def read_adapter(resident: Resident, path: str, report: Report) -> Attached:
     try:
         names = read_safetensors_header(folder / WEIGHTS_FILE)
         plain = info.peft_type == "LORA" and is_plain(config, resident.model, names)
+        # What our own pass does not go through it would leave out in silence; PEFT does not.
+        plain = plain and (resident.packed is None or lora_pairs(names).keys() <= resident.packed.linears)
         weights = read_weights(folder, config, resident.model) if plain else None
         warned = _warnings(resident, info, config, weights)
         tokenizer = adapter_tokenizer(folder, resident.loaded.tokenizer, resident.vocabulary)
