@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +78,15 @@ def ask(prompt: str = PROMPTS[0], *adapters: tuple[Path, float], **settings: Any
 def events_of(engine: LocalInference, request: GenerationRequest) -> list[GenerationEvent]:
     """Every event of ``request``."""
     return list(engine.stream(request))
+
+
+def at_once(run: Callable[[int], None], count: int) -> None:
+    """``run(0)`` to ``run(count - 1)``, each in a thread, to their end."""
+    threads = [threading.Thread(target=run, args=(at,), name=f"reader {at}") for at in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def text_of(events: list[GenerationEvent]) -> str:

@@ -24,6 +24,7 @@ from .conftest import (
     STARTER,
     TABLE,
     ask,
+    at_once,
     chat_ids,
     events_of,
     greedy_ids,
@@ -92,11 +93,7 @@ def test_two_adapters_never_mix(inference: LocalInference) -> None:
     def run(at: int) -> None:
         together[at] = ids_of(events_of(inference, requests[at]))
 
-    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(requests))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(run, len(requests))
     assert together == alone
     assert len({tuple(ids) for ids in alone[:8]}) >= 4
 

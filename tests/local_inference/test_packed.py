@@ -12,10 +12,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
+from playground.local_inference import LocalInference
 from playground.local_inference.lora import LoraWeights, read_weights
 from playground.local_inference.mixing import Active
 from playground.local_inference.packed import PackedModel
 from playground.local_inference.slots import SlotCache
+from playground.types import ModelSpec
 
 from .conftest import STARTER, plain_model
 from .test_families import FAMILIES, LLAMA, _make
@@ -181,3 +183,19 @@ def _weights(rank: int, seed: int) -> LoraWeights:
     chance = torch.Generator().manual_seed(seed)
     a, b = torch.randn(rank, 8, generator=chance), torch.randn(6, rank, generator=chance)
     return LoraWeights({"linear": LoraLayer(a, b, 2.0, torch.nn.Linear(8, 6))})
+
+
+def test_an_adapter_on_a_linear_that_our_pass_does_not_know_is_pefts(
+    make_adapter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G2: never left out in silence."""
+    engine = LocalInference()
+    engine.load(ModelSpec(str(STARTER)))
+    assert engine._machinery is not None
+    packed = engine._machinery.residents.all()[0].packed
+    monkeypatch.setattr(packed, "linears", packed.linears - {"model.layers.2.mlp.up_proj"})
+    folders = [make_adapter(LoraConfig(r=4, target_modules=[name]), name) for name in ("up_proj", "q_proj")]
+    for folder, alone in zip(folders, (True, False), strict=True):
+        info = engine.load(ModelSpec(str(STARTER), ((str(folder), 1.0),)))
+        assert next(a for a in info.adapters if a.path == str(folder)).exclusive == alone
+    engine.close()

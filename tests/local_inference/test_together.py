@@ -15,7 +15,7 @@ from playground.errors import EngineFailure
 from playground.local_inference import LocalInference
 from playground.types import GenerationEvent, GenerationRequest, ModelSpec
 
-from .conftest import PIRATE, PROMPTS, SQL, STARTER, TABLE, ask, events_of, ids_of
+from .conftest import PIRATE, PROMPTS, SQL, STARTER, TABLE, ask, at_once, events_of, ids_of
 
 COMPANY: tuple[tuple[tuple[Path, float], ...], ...] = (
     (), ((PIRATE, 1.0),), ((SQL, 1.0),), ((PIRATE, 0.5),), ((PIRATE, 1.0), (SQL, 0.3)), ((SQL, 0.0),),
@@ -38,11 +38,7 @@ def _all_at_once(engine: LocalInference, requests: list[GenerationRequest]) -> l
         except Exception as error:
             answers[at] = error
 
-    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(requests))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(run, len(requests))
     return answers
 
 
@@ -195,11 +191,7 @@ def test_cancelled_rows_leave_their_slots(inference: LocalInference) -> None:
         stream.close()
         answers[at] = got
 
-    threads = [threading.Thread(target=read, args=(at,)) for at in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(read, 12)
     assert all(answers[at] == alone[at] for at in range(0, 12, 2))
     assert all(answers[at] == alone[at][: len(answers[at])] for at in range(1, 12, 2))
     for _ in range(200):
@@ -289,11 +281,7 @@ def test_who_waits_is_told_their_place(inference: LocalInference, monkeypatch: p
             if event.status.phase == "queued":
                 told[at].add(event.status.detail)
 
-    threads = [threading.Thread(target=run, args=(at,)) for at in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(run, 4)
     assert any("before this one" in detail for details in told for detail in details)
     assert any("next in line" in detail for details in told for detail in details)
 
@@ -334,11 +322,7 @@ def test_a_beam_search_in_company_finds_what_it_finds_alone(inference: LocalInfe
     def run(at: int) -> None:
         together[at] = "".join(event.text for event in events_of(inference, requests[at]))
 
-    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(requests))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(run, len(requests))
     assert together == alone
 
 
@@ -365,11 +349,7 @@ def test_an_adapter_that_needs_peft_shares_the_time_with_the_others(
         answers[at] = ids_of(events)
         told[at] = [event.status.detail for event in events if "waiting for its turn" in event.status.detail]
 
-    threads = [threading.Thread(target=run, args=(at,)) for at in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(run, 2)
     assert [answers[0], answers[1]] == alone
     assert told[0] or told[1]
 
@@ -401,11 +381,7 @@ def test_thirty_two_streams_with_random_cancels_leave_nothing_behind(inference: 
         stream.close()
         got[at] = ids
 
-    threads = [threading.Thread(target=read, args=(at,), name=f"reader {at}") for at in range(32)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(read, 32)
     for at in range(32):
         assert got[at] == alone[at][: len(got[at])]
         assert len(got[at]) == len(alone[at]) or len(got[at]) >= patience[at]
