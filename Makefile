@@ -4,6 +4,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+JOBS ?= 2
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RUN = $(VENV)/.installed
@@ -15,10 +16,13 @@ DEV = $(VENV)/.installed-dev
 run: $(RUN)
 	$(BIN)/python app.py
 
+# Two workers, of which one has the browser (tests/conftest.py says why): half of the browser tests' time is waiting, and the
+# suite must end within five minutes on two cores. One thread of torch's for each, as more would only take turns on them.
+# JOBS=0 runs everything in one process.
 test: $(DEV) browser lint types
-	$(BIN)/python -m pytest -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" -n $(JOBS)
 
-# Exit code 5 is pytest's "no tests were collected".
+# One after another and with all threads: these measure memory and time. Exit code 5 is pytest's "no tests were collected".
 test-long: $(DEV) browser
 	$(BIN)/python -m pytest -m long --timeout 1800 || test $$? -eq 5
 

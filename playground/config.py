@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -18,8 +18,8 @@ from playground.errors import ConfigError, PlaygroundError
 from playground.types import DTYPES, QUANTIZATIONS, Dtype, GenerationSettings, Quantization, Template
 
 ROOT = Path(__file__).resolve().parent.parent
-_ENGINE_KEYS = {"device", "dtype", "quantization", "memory_budget", "keep_alive"}
-_SERVER_KEYS = {"host", "port"}
+_ENGINE_KEYS = {"device", "dtype", "quantization", "memory_budget", "keep_alive", "allow_pickle"}
+_SERVER_KEYS = {"host", "port", "upload_limit"}
 _UNITS = {"": 1, "%": 0.01, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _LEAST_BUDGET = 1e6
 _MODEL_KEYS = {"path", "description", "adapters", "quantization", "recommended"}
@@ -54,11 +54,13 @@ class AppConfig:
     ``memory_budget`` is what all models together may take: 0 for what is free, up to 1 a share of the device's memory,
     above that bytes. ``keep_alive`` is after how many seconds an unused model is unloaded; 0 is never.
     ``free_paths`` says whether a person may type a folder or hub id that the configuration does not offer: only where
-    the server is reached from this machine alone.
+    the server is reached from this machine alone. ``allow_pickle`` lets adapters be read that are saved as pickles.
+    ``upload_limit`` is how many bytes an uploaded adapter may have, unpacked.
     """
 
     host: str = "127.0.0.1"
     port: int = 7860
+    upload_limit: int = 2_000_000_000
     data_dir: Path = Path("~/.local/share/adapter-playground")
     device: str = "auto"
     dtype: Dtype = "auto"
@@ -69,16 +71,37 @@ class AppConfig:
     adapters: tuple[str, ...] = ()
     preload: bool = False
     free_paths: bool = True
+    allow_pickle: bool = False
     presets: Mapping[str, GenerationSettings] = field(default_factory=dict)
     use_cases: Mapping[str, UseCase] = field(default_factory=dict)
+
+    @property
+    def uploads(self) -> Path:
+        """Where adapters lie that were added while the app ran; offered for every base."""
+        return self.data_dir / "adapters"
+
+    @property
+    def converted(self) -> Path | None:
+        """Where adapters that were pickles lie as safetensors; None where pickles are not read at all."""
+        return self.data_dir / "converted" if self.allow_pickle else None
+
+    @property
+    def adapter_roots(self) -> tuple[Path, ...]:
+        """The folders out of which no link of an adapter may lead; () where every path of this machine may be typed."""
+        if self.free_paths:
+            return ()
+        offered = [Path(folder) for entry in self.models.values() for folder in entry.adapters]
+        return tuple(
+            root for folder in (*offered, *map(Path, self.adapters), self.uploads) for root in _with_its_blobs(folder)
+        )
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> AppConfig:
     """Read ``path`` (default: configs/playground.toml), the built-in presets and use cases; lay ``overrides`` over them.
 
     ``overrides`` holds what the command line or the environment gave: config (the path), host, port, data_dir, device,
-    dtype, quantization, memory_budget, keep_alive, preload, and lists ``model`` and ``adapter`` that add to what is
-    offered. Values of None are ignored.
+    dtype, quantization, memory_budget, keep_alive, allow_pickle, preload, and lists ``model`` and ``adapter`` that add to
+    what is offered. Values of None are ignored.
 
     Raises `ConfigError` naming the file and the key for anything unknown or malformed.
     """
@@ -98,6 +121,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     return AppConfig(
         host=host,
         port=_port(merged.get("port", 7860)),
+        upload_limit=_bytes("upload_limit", merged.get("upload_limit", AppConfig.upload_limit)),
         data_dir=Path(merged.get("data_dir", AppConfig.data_dir)).expanduser(),
         device=str(merged.get("device", "auto")),
         dtype=_one_of("dtype", merged.get("dtype", "auto"), DTYPES),
@@ -108,6 +132,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         adapters=adapters,
         preload=bool(merged.get("preload", False)),
         free_paths=is_loopback(host),
+        allow_pickle=_flag("allow_pickle", merged.get("allow_pickle", False)),
         presets=_presets(ROOT / "configs" / "presets.toml"),
         use_cases=_use_cases(ROOT / "configs" / "use_cases.toml"),
     )
@@ -120,6 +145,7 @@ def environment_overrides(environ: Mapping[str, str] = os.environ) -> dict[str, 
         found["port"] = environ["PORT"]
     for key in (
         "config", "host", "port", "data_dir", "device", "dtype", "quantization", "memory_budget", "keep_alive",
+        "allow_pickle", "upload_limit",
     ):  # fmt: skip
         if value := environ.get(f"PLAYGROUND_{key.upper()}"):
             found[key] = value
@@ -149,6 +175,7 @@ def prepare_process() -> None:
     cores with the model; and threads change places often, so that streaming clients do not stall a decode step.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")  # else pandas sums up after every click
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.setswitchinterval(1e-4)
@@ -267,6 +294,32 @@ def _memory_budget(value: Any) -> float:
     if 1 < budget < _LEAST_BUDGET:
         raise ConfigError(f"memory_budget is {value!r}, which is {budget:g} bytes.", 'Name the unit, as in "8 GB".')
     return budget
+
+
+def _bytes(key: str, value: Any) -> int:
+    """A number of bytes, also as a person writes it: "2 GB"."""
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
+    if isinstance(value, bool) or number is None or number[2] not in _UNITS or float(number[1]) == 0:
+        raise ConfigError(f"{key} is {value!r}.", 'Write a size such as "2 GB".')
+    return int(float(number[1]) * _UNITS[number[2]])
+
+
+def _flag(key: str, value: Any) -> bool:
+    """A boolean, or its word in an environment variable: what opens a door is never guessed from anything else."""
+    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value.strip().lower() not in words:
+        raise ConfigError(f"{key} is {value!r}.", "Write true or false.")
+    return words[value.strip().lower()]
+
+
+def _with_its_blobs(folder: Path) -> Iterator[Path]:
+    """``folder``, and for a snapshot of the Hugging Face cache the folder that its files are links into."""
+    folder = Path(os.path.realpath(folder.expanduser()))
+    yield folder
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        yield folder.parent.parent / "blobs"
 
 
 def _seconds(key: str, value: Any) -> float:

@@ -142,6 +142,12 @@ class GenerationSettings:
     top_logprobs: int = _knob(
         0, "Alternatives", "How many of the likeliest tokens to report at each position.", 0, 20, 1
     )
+    reproducible: bool = _knob(
+        False,
+        "Reproducible",
+        "Compute this answer alone, so that the same seed gives the same text in bfloat16, float16 and quantized models "
+        "too. Slower while others are being answered; float32 does not need it.",
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _stop_sequences(self.stop))
@@ -151,7 +157,7 @@ class GenerationSettings:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 _check_bounds(name, value, knob)
         if self.strategy not in STRATEGIES:
-            raise InvalidRequest(f"Unknown strategy {self.strategy!r}.", f"Use one of {', '.join(STRATEGIES)}.")
+            raise InvalidRequest(f"Unknown strategy {_shown(self.strategy)}.", f"Use one of {', '.join(STRATEGIES)}.")
         self._check_sequences()
 
     def _check_sequences(self) -> None:
@@ -187,7 +193,7 @@ def knobs() -> dict[str, Knob]:
 def _stop_sequences(value: Any) -> tuple[str, ...]:
     items = (value,) if isinstance(value, str) else tuple(value or ())
     if not all(isinstance(item, str) for item in items):
-        raise InvalidRequest(f"stop holds {value!r}.", "Stop sequences are texts.")
+        raise InvalidRequest(f"stop holds {_shown(value)}.", "Stop sequences are texts.")
     return tuple(item for item in items if item)
 
 
@@ -200,7 +206,13 @@ def _check_kind(name: str, value: Any, default: Any) -> None:
         expected = (int, float)
     wrong_bool = isinstance(value, bool) and bool not in expected
     if wrong_bool or not isinstance(value, expected):
-        raise InvalidRequest(f"{name} is {value!r}.", f"It must be {_kind_name(expected[-1])}.")
+        raise InvalidRequest(f"{name} is {_shown(value)}.", f"It must be {_kind_name(expected[-1])}.")
+
+
+def _shown(value: Any) -> str:
+    """``value`` for a sentence: it may come from anybody and be of any length."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:119]}…"
 
 
 def _kind_name(kind: type) -> str:
@@ -210,9 +222,15 @@ def _kind_name(kind: type) -> str:
 
 def _check_bounds(name: str, value: float, knob: Knob) -> None:
     low, high = knob.low, knob.high
-    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+    finite = isinstance(value, int) or math.isfinite(value)  # a whole number may be too large for a float
+    if not finite or (low is not None and value < low) or (high is not None and value > high):
         limit = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-        raise InvalidRequest(f"{name} is {value!r}.", f"It must be {limit}.")
+        raise InvalidRequest(f"{name} is {_shown(value)}.", f"It must be {limit}.")
+
+
+def row_seed(seed: int, index: int) -> int:
+    """The seed of answer ``index`` of a request: the first answer has the request's own."""
+    return (seed + index * 0x9E3779B97F4A7C15) % (SEED_LIMIT + 1)
 
 
 @dataclass(frozen=True)
@@ -235,14 +253,14 @@ class ModelSpec:
             raise InvalidRequest("No model was named.", "Pick a model or type a path or hub id.")
         if self.quantization not in QUANTIZATIONS:
             raise InvalidRequest(
-                f"Unknown quantization {self.quantization!r}.", f"Use one of {', '.join(QUANTIZATIONS)}."
+                f"Unknown quantization {_shown(self.quantization)}.", f"Use one of {', '.join(QUANTIZATIONS)}."
             )
         if self.dtype not in DTYPES:
-            raise InvalidRequest(f"Unknown dtype {self.dtype!r}.", f"Use one of {', '.join(DTYPES)}.")
+            raise InvalidRequest(f"Unknown dtype {_shown(self.dtype)}.", f"Use one of {', '.join(DTYPES)}.")
         for name, scale in self.adapters:
-            if not (math.isfinite(scale) and abs(scale) <= SCALE_LIMIT):
+            if not abs(scale) <= SCALE_LIMIT:  # NaN neither
                 raise InvalidRequest(
-                    f"The strength of adapter {name!r} is {scale!r}.",
+                    f"The strength of adapter {_shown(name)} is {_shown(scale)}.",
                     f"It must be between −{SCALE_LIMIT:g} and {SCALE_LIMIT:g}; 1 is as trained.",
                 )
 
@@ -382,8 +400,11 @@ class Scores:
 class Provenance:
     """What really made an answer, enough to make it again: picklable, JSON-able with `dataclasses.asdict`.
 
-    ``base`` is the hub id or the folder's name, ``revision`` the hub's commit ("" for a local folder). ``adapters`` holds
-    (name, sha256 of its files, scale). ``seed`` is the one used, also when the request named none.
+    ``base`` is the hub id or the folder's name, ``revision`` the hub's commit ("" for a local folder), ``base_hash`` what
+    identifies its files wherever they lie. ``adapters`` holds (name, sha256 of its files, scale). ``template_hash`` is the
+    sha256 of the chat template's text, "" where none was applied. ``seed`` is the one used, also when the request named
+    none. ``exact`` is True where the same request gives the same tokens whatever else runs: in float32 without quantization,
+    or when it was computed alone; False means that rounding may depend on the company.
     """
 
     base: str
@@ -396,6 +417,9 @@ class Provenance:
     settings: GenerationSettings
     seed: int
     versions: Mapping[str, str]
+    base_hash: str = ""
+    template_hash: str = ""
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -404,7 +428,8 @@ class GenerationEvent:
 
     ``text`` is what is new since the event before (of the same ``index``), ``stats`` are running totals, ``notice`` is a
     sentence for the person (turns dropped, window reached). Exactly one event for each ``index`` carries
-    ``finish_reason``, and the stream's last event is one of them; it also carries ``provenance``.
+    ``finish_reason``, and the stream's last event is one of them. ``provenance`` comes before the first token, and again
+    with the finish reason.
     """
 
     status: Status
@@ -448,10 +473,31 @@ class AdapterInfo:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What was seen when an adapter was attached: which tensors found their place, and what the logits of a few tokens did.
+
+    Those are eight fixed ones, and some that the adapter treats in particular, such as trained tokens.
+
+    ``matched`` counts the tensors that are in use; ``missing`` names modules that the configuration targets and the file has
+    nothing for, ``unexpected`` tensors that nothing on the base is waiting for; both are complete. ``moved`` is the largest
+    change of a logit, ``divergence`` the mean KL(with ‖ without) in nats, ``flipped`` the share of positions (0–1) whose
+    likeliest token changed.
+    """
+
+    matched: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    moved: float = 0.0
+    divergence: float = 0.0
+    flipped: float = 0.0
+
+
+@dataclass(frozen=True)
 class LoadedAdapter:
     """An adapter attached to a resident base. ``moves_logits`` is False for a no-op, which the page must shout about.
 
-    ``exclusive`` adapters cannot share a step with other rows and run through PEFT in a turn of their own.
+    ``exclusive`` adapters cannot share a step with other rows and run through PEFT in a turn of their own. ``kind`` is
+    PEFT's name for what it is, LORA for one.
     """
 
     name: str
@@ -461,11 +507,16 @@ class LoadedAdapter:
     exclusive: bool
     moves_logits: bool
     warnings: tuple[str, ...] = ()
+    kind: str = ""
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True)
 class ResidentInfo:
-    """A base model in memory. ``bytes`` are its weights; ``reason`` says why dtype, device and quantization were chosen."""
+    """A base model in memory. ``bytes`` are its weights; ``reason`` says why dtype, device and quantization were chosen.
+
+    ``together`` says whether several answers share a forward pass; where not, ``alone_because`` is the sentence why.
+    """
 
     base: str
     path: str
@@ -479,6 +530,8 @@ class ResidentInfo:
     reason: str = ""
     adapters: tuple[LoadedAdapter, ...] = ()
     rows: int = 0
+    together: bool = True
+    alone_because: str = ""
 
 
 @dataclass(frozen=True)

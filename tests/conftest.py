@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,6 +25,23 @@ ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 90
 STOP_LIMIT_S = 20
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER_TESTS = "tests/browser/"
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which a run in one process does without
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which tests go together to a worker: a file's, which share an engine, and all that drive a browser.
+
+    A page that is written to takes a core of its own: with two browsers on two cores, people would wait for seconds.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneBrowser(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return BROWSER_TESTS if nodeid.startswith(BROWSER_TESTS) else str(super()._split_scope(nodeid))
+
+    config.option.loadscopereorder = False  # in order of names the browser's, which take longest, are among the first
+    return OneBrowser(config, log)
 
 
 @dataclass

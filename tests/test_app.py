@@ -21,7 +21,10 @@ from playground.services.models import Models
 from tests.api.fake_engine import FakeEngine
 from tests.conftest import ROOT, started_app
 
-OPTIONS = ("host", "port", "data-dir", "config", "model", "adapter", "device", "dtype", "quantization", "preload")
+OPTIONS = (
+    "host", "port", "data-dir", "config", "model", "adapter", "device", "dtype", "quantization", "memory-budget",
+    "keep-alive", "preload",
+)  # fmt: skip
 FIRST_PAGE = """
 import json, socket, sys
 strangers = []
@@ -89,6 +92,8 @@ def test_every_option_is_an_environment_variable_too(tmp_path):
         "device": "cpu",
         "dtype": "float32",
         "quantization": "nf4",
+        "memory-budget": "8 GB",
+        "keep-alive": "600",
         "preload": "1",
     }
     assert set(values) == set(OPTIONS)
@@ -96,6 +101,7 @@ def test_every_option_is_an_environment_variable_too(tmp_path):
     config = load_config(overrides=environment_overrides(environ))
     assert (config.host, config.port, config.data_dir) == ("0.0.0.0", 7001, tmp_path)
     assert (config.device, config.dtype, config.quantization, config.preload) == ("cpu", "float32", "nf4", True)
+    assert (config.memory_budget, config.keep_alive) == (8e9, 600)
     assert list(config.models)[-2:] == ["org/a", "org/b"]
     assert config.adapters == (str(tmp_path),)
     assert load_config(overrides=environment_overrides({"PORT": "7002"})).port == 7002
@@ -107,8 +113,10 @@ def test_the_command_line_wins_over_the_environment(monkeypatch):
 
     monkeypatch.setenv("PLAYGROUND_PORT", "7001")
     monkeypatch.setenv("PLAYGROUND_DEVICE", "cuda")
-    given = app.arguments(["--port", "7002", "--model", "a", "--model", "b"])
+    given = app.arguments(["--port", "7002", "--model", "a", "--model", "b", "--memory-budget", "50%", "--keep-alive", "9"])
     assert (given["port"], given["device"], given["model"]) == (7002, "cuda", ["a", "b"])
+    config = load_config(overrides={key: given[key] for key in ("memory_budget", "keep_alive")})
+    assert (config.memory_budget, config.keep_alive) == (0.5, 9)
     assert "preload" not in given
 
 

@@ -25,12 +25,16 @@ FACE = {
     "playground.local_inference",
     "playground.local_inference.adapters",
     "playground.local_inference.doctor",
+    "playground.local_inference.identity",
+    "playground.local_inference.portable",
+    "playground.local_inference.places",
 }  # all that other rooms see of the engine
 TORCH = {"torch", "transformers", "peft", "bitsandbytes"}
 TORCH_FREE = {
     "__init__",
     "adapters",
     "cache",
+    "identity",
     "scheduler",
     "templates",
     "strategies",
@@ -41,6 +45,7 @@ TORCH_FREE = {
     "headers",
     "validation",
     "doctor",
+    "portable",
 }
 
 

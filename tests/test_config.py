@@ -61,6 +61,9 @@ def test_a_misspelt_key_is_named_with_a_suggestion(tmp_path: Path) -> None:
         ("[engine]\nkeep_alive = -5", "keep_alive is -5.*seconds"),
         ("[engine]\nkeep_alive = nan", "keep_alive is nan"),
         ('[engine]\nkeep_alive = "soon"', "keep_alive is 'soon'"),
+        ('[server]\nupload_limit = "much"', "upload_limit is 'much'.*2 GB"),
+        ("[server]\nupload_limit = 0", "upload_limit is 0"),
+        ("[server]\nupload_limit = true", "upload_limit is True"),
         ("[models.mine]\n", "no path"),
         ('[models.mine]\npath = "x"\nadapters = "y"', "not a list"),
         ('[models.mine]\npath = "x"\n[models.mine.recommended]\ntemperature = 9', "temperature"),
@@ -125,3 +128,37 @@ def test_the_environment_speaks_every_option() -> None:
     found = environment_overrides({"PORT": "1", "PLAYGROUND_MODEL": "a, b", "PLAYGROUND_PRELOAD": "yes"})
     assert found == {"port": "1", "model": ["a", "b"], "preload": True}
     assert environment_overrides({"PORT": "1", "PLAYGROUND_PORT": "2"})["port"] == "2"
+
+
+@pytest.mark.parametrize(("text", "limit"), [('"500 MB"', 500_000_000), ("1000", 1000), ('"1.5 gib"', 3 * 2**29)])
+def test_an_upload_limit_is_a_size(tmp_path: Path, text: str, limit: int) -> None:
+    """P8: 2 GB unless the file or the environment says otherwise."""
+    assert load_config().upload_limit == 2_000_000_000
+    assert load_config(_write(tmp_path, f"[server]\nupload_limit = {text}\n")).upload_limit == limit
+    assert load_config(overrides=environment_overrides({"PLAYGROUND_UPLOAD_LIMIT": "3 MB"})).upload_limit == 3_000_000
+
+
+def test_pickles_are_allowed_only_in_so_many_words(tmp_path: Path) -> None:
+    """G9: off unless the configuration or the environment says true; a word that could mean anything opens nothing."""
+    file = tmp_path / "playground.toml"
+    assert not load_config(overrides={}).allow_pickle
+    assert load_config(overrides={}).converted is None
+    for written, expected in (("true", True), ("false", False), ('"on"', True)):
+        file.write_text(f"[engine]\nallow_pickle = {written}\n")
+        assert load_config(file).allow_pickle is expected
+    assert load_config(overrides=environment_overrides({"PLAYGROUND_ALLOW_PICKLE": "true"})).converted is not None
+    for written in ('"maybe"', "1", "[]"):
+        file.write_text(f"[engine]\nallow_pickle = {written}\n")
+        with pytest.raises(ConfigError, match="Write true or false"):
+            load_config(file)
+
+
+def test_links_are_bounded_where_others_reach_the_server(tmp_path: Path) -> None:
+    """S1: to the offered folders, the uploads, and for a snapshot of the hub's cache its own blobs."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    given = {"adapter": [str(snapshot)], "data_dir": str(tmp_path / "data")}
+    assert load_config(overrides=given).adapter_roots == ()
+    roots = load_config(overrides=given | {"host": "0.0.0.0"}).adapter_roots
+    assert {snapshot, snapshot.parent.parent / "blobs", tmp_path / "data" / "adapters"} <= set(roots)
+    assert ROOT / "assets" / "adapters" in roots

@@ -30,6 +30,7 @@ def test_a_sound_adapter(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(PIRATE), "--base", "starter"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"pirate: LORA, rank {RANK}, ")
+    assert "served: in one batch with others\n" in said
     assert said.endswith("The adapter looks sound.\n")
 
 
@@ -100,10 +101,31 @@ def test_the_help_says_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[st
 
 
 def test_validate_imports_no_torch() -> None:
-    """G9, R5: the whole command, deep as it goes."""
+    """G9, R5: nor transformers and PEFT, where the base's headers tell whether it fits."""
     code = (
         "import sys; from playground.__main__ import main;"
-        f"assert main(['validate', {str(PIRATE)!r}, '--base', 'starter', '--deep']) == 0;"
+        f"assert main(['validate', {str(PIRATE)!r}, '--base', 'starter']) == 0;"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_a_pickle_is_read_only_where_the_operator_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G9: refused with how to allow it; with that, checked as the safetensors that it becomes."""
+    import torch
+    from safetensors.torch import load_file
+
+    path = Path(copied(tmp_path / "old"))
+    torch.save(load_file(path / "adapter_model.safetensors"), path / "adapter_model.bin")
+    (path / "adapter_model.safetensors").unlink()
+    monkeypatch.setenv("PLAYGROUND_DATA_DIR", str(tmp_path / "data"))
+    assert main(["validate", str(path)]) == 1
+    assert "allow_pickle = true" in capsys.readouterr().out
+    monkeypatch.setenv("PLAYGROUND_ALLOW_PICKLE", "true")
+    assert main(["validate", str(path), "--deep", "--base", "starter"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"old: LORA, rank {RANK}, ")
+    assert "[pickle-allowed]" in said
+    assert "doctor: " in said

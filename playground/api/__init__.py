@@ -41,7 +41,12 @@ def create_app(
 def _alone(config: AppConfig | None) -> FastAPI:
     prepare_process()
     config = config or load_config(overrides=environment_overrides())
-    engine = LocalInference(memory_budget=config.memory_budget, keep_alive=config.keep_alive)
+    engine = LocalInference(
+        memory_budget=config.memory_budget,
+        keep_alive=config.keep_alive,
+        adapter_roots=config.adapter_roots,
+        pickles=config.converted,
+    )
     app = _api(config, Models(engine, config), Generation(engine), engine)
     app.add_middleware(Gate, bound_to=config.host)
     return app

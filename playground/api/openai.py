@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -17,9 +17,10 @@ from playground.api import failures, wire
 from playground.api.asker import asker
 from playground.api.schemas import ChatCompletion, ChatCompletionRequest, ModelList, ServedModel
 from playground.errors import ModelNotFound
+from playground.local_inference.adapters import place
 from playground.services.generation import Generation
 from playground.services.models import Models
-from playground.types import GenerationEvent, GenerationRequest, GenerationSettings
+from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, ModelSpec
 
 CLIENT_GONE = 499
 HOLD_BACK_S = 0.2
@@ -44,13 +45,14 @@ class ServedModels:
 
     def list(self) -> ModelList:
         """Every model that a request may name."""
-        served = [self._entry(name, base if adapter else None) for name, (base, adapter) in self._names().items()]
+        states = self._states()
+        served = [self._entry(name, base, adapter, states) for name, (base, adapter) in self._names().items()]
         return ModelList(object="list", data=served)
 
     def get(self, model_id: str) -> ServedModel:
         """One model of the list. Raises `ModelNotFound`."""
         base, adapter = self.resolve(model_id)
-        return self._entry(model_id, base if adapter else None)
+        return self._entry(model_id, base, adapter, self._states())
 
     def resolve(self, model_id: str) -> tuple[str, str | None]:
         """(base, adapter) that ``model_id`` names. Raises `ModelNotFound`: an unknown name is never the base.
@@ -75,8 +77,31 @@ class ServedModels:
                 names.setdefault(resident.base, (resident.base, None))
         return names
 
-    def _entry(self, name: str, parent: str | None) -> ServedModel:
-        return ServedModel(id=name, object="model", created=self._since, owned_by="adapter-playground", parent=parent)
+    def _states(self) -> dict[str, tuple[bool, str]]:
+        """Name → (in memory, that it has no effect) of what is loaded; bases and ``base:adapter`` alike."""
+        known: dict[str, tuple[bool, str]] = {}
+        for resident in self._models.loaded():
+            base = self._models.name(ModelSpec(resident.base))
+            known[base] = (True, "")
+            paths = {place(info.path): info.name for info in self._models.adapters(base)}
+            for adapter in resident.adapters:
+                name = paths.get(place(adapter.path), adapter.name)
+                problem = "" if adapter.moves_logits else f"Adapter {name!r} has no effect: no answer changes with it."
+                known[f"{base}:{name}"] = (True, problem)
+        return known
+
+    def _entry(self, name: str, base: str, adapter: str | None, states: Mapping[str, tuple[bool, str]]) -> ServedModel:
+        loaded, no_effect = states.get(name, (False, ""))
+        return ServedModel(
+            id=name,
+            object="model",
+            created=self._since,
+            owned_by="adapter-playground",
+            parent=base if adapter else None,
+            loaded=loaded,
+            no_effect=bool(no_effect),
+            problems=[no_effect] if no_effect else [],
+        )
 
 
 class Chat:
@@ -186,7 +211,7 @@ async def _stream(reply: wire.Reply, answers: wire.Answers, events: Events) -> A
                 yield line
             async for event in events:
                 answers.add(event)
-                for line in wire.progress(reply, event):
+                for line in wire.progress(reply, event, answers.notices):
                     yield line
             for line in wire.closing(reply, answers):
                 yield line

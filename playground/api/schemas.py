@@ -191,6 +191,7 @@ class ChatCompletionRequest(Strict):
     n: int | None = _knob("num_return_sequences")
     logprobs: bool | None = Field(default=None, description="Report the log-probability of each token of the answer.")
     top_logprobs: int | None = _knob("top_logprobs")
+    reproducible: bool | None = _knob("reproducible")
     stream: bool | None = Field(default=None, description="Send the answer as server-sent events while it is written.")
     stream_options: StreamOptions | None = Field(default=None, description="Only together with `stream`.")
     chat_template_kwargs: dict[str, Any] | None = Field(
@@ -223,6 +224,7 @@ class ChatCompletionRequest(Strict):
             "seed": self.seed,
             "num_return_sequences": self.n,
             "top_logprobs": self.top_logprobs,
+            "reproducible": self.reproducible,
         }
         start: dict[str, Any] = {
             "strategy": "sampling",
@@ -283,8 +285,31 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class Made(BaseModel):
+    """What really made an answer: enough to make it again."""
+
+    base: str = Field(description="The hub id, or the folder's name.")
+    revision: str = Field(description="The hub's commit; empty for a local folder.")
+    adapters: list[tuple[str, str, float]] = Field(description="Name, SHA-256 of the files, and strength of each.")
+    quantization: str
+    dtype: str
+    device: str
+    template: str
+    settings: dict[str, Any]
+    seed: int = Field(description="The seed that was used, also when none was sent.")
+    versions: dict[str, str]
+    base_hash: str = Field(description="Identifies the base's files, wherever they lie.")
+    template_hash: str = Field(description="SHA-256 of the chat template; empty where none was applied.")
+    exact: bool = Field(
+        description="True where the same request gives the same tokens whatever else runs: float32, or `reproducible`."
+    )
+
+
 class ChatCompletion(BaseModel):
-    """The answers to one request. `notices` is there when, say, old turns had to be left out."""
+    """The answers to one request. `notices` is there when, say, old turns had to be left out.
+
+    In a stream the chunk with the finish reason carries `notices` and `provenance`.
+    """
 
     id: str
     object: Literal["chat.completion"]
@@ -293,6 +318,7 @@ class ChatCompletion(BaseModel):
     choices: list[Choice]
     usage: Usage
     notices: list[str] | None = None
+    provenance: Made | None = None
 
 
 class ServedModel(BaseModel):
@@ -303,6 +329,9 @@ class ServedModel(BaseModel):
     created: int
     owned_by: str
     parent: str | None
+    loaded: bool = Field(description="Whether it is in memory.")
+    no_effect: bool = Field(description="True for a loaded adapter that changes nothing; unknown before it is loaded.")
+    problems: list[str] = Field(description="What is wrong with it, in a sentence each.")
 
 
 class ModelList(BaseModel):

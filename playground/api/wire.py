@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from playground.errors import EngineFailure
-from playground.types import FinishReason, GenerationEvent, GenerationStats, Token
+from playground.types import FinishReason, GenerationEvent, GenerationStats, Provenance, Token
 
 DONE = "data: [DONE]\n\n"
 
@@ -32,6 +33,7 @@ class Answer:
     tokens: list[Token] = field(default_factory=list)
     stats: GenerationStats = field(default_factory=GenerationStats)
     finish_reason: FinishReason | None = None
+    provenance: Provenance | None = None
 
     def add(self, event: GenerationEvent) -> None:
         """Take in one event of this answer."""
@@ -39,6 +41,7 @@ class Answer:
         self.tokens += event.tokens
         self.stats = event.stats
         self.finish_reason = event.finish_reason or self.finish_reason
+        self.provenance = event.provenance or self.provenance
 
 
 @dataclass
@@ -56,7 +59,7 @@ class Answers:
         """Take in one event. Raises `EngineFailure` when the engine gave the answer up."""
         if event.finish_reason == "cancelled":
             raise EngineFailure("The answer was cut off because the server is stopping.", "Send the request again.")
-        if event.notice:
+        if event.notice and event.notice not in self.notices:
             self.notices.append(event.notice)
         self.all[event.index].add(event)
 
@@ -86,7 +89,7 @@ def completion(reply: Reply, answers: Answers) -> dict[str, Any]:
         "choices": choices,
         "usage": answers.usage(),
     }
-    return {**whole, "notices": answers.notices} if answers.notices else whole
+    return {**whole, **_beside(answers.notices, answers.all[0].provenance)}
 
 
 def opening(reply: Reply, n: int) -> Iterator[str]:
@@ -95,14 +98,18 @@ def opening(reply: Reply, n: int) -> Iterator[str]:
         yield _chunk(reply, index, {"role": "assistant", "content": ""})
 
 
-def progress(reply: Reply, event: GenerationEvent) -> Iterator[str]:
-    """One event as server-sent events: chunks for text and the end, else a comment that keeps the line alive."""
+def progress(reply: Reply, event: GenerationEvent, notices: Sequence[str] = ()) -> Iterator[str]:
+    """One event as server-sent events: chunks for text and the end, else a comment that keeps the line alive.
+
+    The chunk that ends an answer carries the ``notices`` so far, which clients do not see in comments, and the provenance.
+    """
     if event.notice:
         yield comment(event.notice)
     if event.text or (reply.logprobs and event.tokens):
         yield _chunk(reply, event.index, {"content": event.text}, event.tokens)
     if event.finish_reason:
-        yield _chunk(reply, event.index, {}, finish_reason=event.finish_reason)
+        beside = _beside(notices, event.provenance)
+        yield _chunk(reply, event.index, {}, finish_reason=event.finish_reason, beside=beside)
     elif not event.text:
         yield comment(f"{event.status.phase} {event.status.detail}".strip())
 
@@ -153,6 +160,7 @@ def _chunk(
     delta: dict[str, str],
     tokens: tuple[Token, ...] = (),
     finish_reason: FinishReason | None = None,
+    beside: Mapping[str, Any] = {},
 ) -> str:
     choice = {
         "index": index,
@@ -161,4 +169,10 @@ def _chunk(
         "finish_reason": finish_reason,
     }
     usage = {"usage": None} if reply.usage else {}
-    return sse({**_frame(reply), "choices": [choice], **usage})
+    return sse({**_frame(reply), "choices": [choice], **usage, **beside})
+
+
+def _beside(notices: Sequence[str], provenance: Provenance | None) -> dict[str, Any]:
+    """What a reply has beyond OpenAI's; left out where there is nothing to say."""
+    found: dict[str, Any] = {"notices": list(notices)} if notices else {}
+    return {**found, "provenance": dataclasses.asdict(provenance)} if provenance else found

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Seque
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from playground.errors import EngineFailure, ModelNotLoaded, PlaygroundError, QueueFull
@@ -59,10 +60,20 @@ class LocalInference:
 
     ``memory_budget`` is what all models together may take: 0 for what is free, less a margin; up to 1 a share of the
     device's memory; above that bytes. Idle models make way for new ones. A model that nobody has used for ``keep_alive``
-    seconds is unloaded; 0 means never.
+    seconds is unloaded; 0 means never. Adapters are refused whose files are links out of ``adapter_roots``; () allows any.
+    Those saved as pickles are refused too, unless ``pickles`` names a folder for copies of their numbers as safetensors.
     """
 
-    def __init__(self, max_waiting: int = MAX_WAITING, *, memory_budget: float = 0.0, keep_alive: float = 0.0) -> None:
+    def __init__(
+        self,
+        max_waiting: int = MAX_WAITING,
+        *,
+        memory_budget: float = 0.0,
+        keep_alive: float = 0.0,
+        adapter_roots: Sequence[Path] = (),
+        pickles: Path | None = None,
+    ) -> None:
+        self._adapter_roots, self._pickles = tuple(adapter_roots), pickles
         self._max_waiting = max_waiting
         self._memory_budget, self._keep_alive = memory_budget, keep_alive
         self._lock = threading.Lock()
@@ -157,8 +168,7 @@ class LocalInference:
 
         Raises `ModelNotFound`, `ModelUnsupported`, `AdapterInvalid` or `OutOfMemory`.
         """
-        prepared = self._prepare(spec, report or _silent)
-        prepared.resident.pin(-1)
+        prepared = self._prepare(spec, report or _silent, pinned=False)
         info: ResidentInfo = prepared.resident.info()
         return info
 
@@ -184,7 +194,7 @@ class LocalInference:
 
         with self._at_hand(request.spec) as prepared:
             tokenizer = prepared.resident.tokenizer(prepared.applied)
-            return render_prompt(request, tokenizer, prepared.resident.loaded.window)
+            return render_prompt(request, tokenizer, prepared.resident.window(prepared.applied))
 
     def count_tokens(self, spec: ModelSpec, text: str) -> int:
         """How many tokens ``text`` is, without special tokens. Raises `ModelNotLoaded`."""
@@ -214,28 +224,19 @@ class LocalInference:
                 one.resident.pin(-1)
 
     def memory(self) -> MemoryReport:
-        """Memory of the engine's device, and what of it is ours."""
+        """The memory that most of what is loaded lies in, and what of it is ours; the machine's while nothing is loaded."""
+        return self.memories()[0]
+
+    def memories(self) -> tuple[MemoryReport, ...]:
+        """Every memory that models lie in, the GPUs' and the machine's, the one with most of them first; at least one.
+
+        ``adapters`` holds their tensors, and what was joined of several for a common pass; ``kv_cache`` the keys and values
+        of all rows. Files that are mapped count as weights, though the system calls their memory free.
+        """
         from playground.local_inference.memory import device_bytes, process_bytes
 
-        residents = self.residents()
-        device = residents[0].device if residents else "cpu"
-        total, free = device_bytes(device)
-        return MemoryReport(
-            device=device,
-            total=total,
-            free=free,
-            weights=sum(info.bytes for info in residents),
-            adapters=sum(adapter.bytes for info in residents for adapter in info.adapters),
-            kv_cache=self._cache_bytes(),
-            process=process_bytes(),
-        )
-
-    def _cache_bytes(self) -> int:
-        """Keys and values of the rows that decode together, and of those that have a cache of their own."""
-        held = self._machinery.residents.all() if self._machinery else []
-        own = [row.state for row in tuple(self._rows)]
-        shared = sum(int(resident.slots.bytes()) for resident in held)
-        return shared + sum(int(state.cache_bytes()) for state in own if state is not None)
+        found = self._machinery.memories(tuple(self._rows)) if self._machinery else []
+        return tuple(found) or (MemoryReport("cpu", *device_bytes("cpu"), 0, 0, 0, process_bytes()),)
 
     def activity(self) -> tuple[int, int]:
         """(rows being answered, requests waiting or loading)."""
@@ -280,12 +281,13 @@ class LocalInference:
         self._rows.discard(row)
         prepared.resident.pin(-1)
 
-    def _prepare(self, spec: ModelSpec, report: Callable[[Status], None]) -> Prepared:
-        """``spec`` in memory and pinned; loads what is missing. Blocks."""
+    def _prepare(self, spec: ModelSpec, report: Callable[[Status], None], *, pinned: bool = True) -> Prepared:
+        """``spec`` in memory, and pinned if wanted; loads what is missing. Blocks."""
         if self._machinery is None:
             report(Status("loading", "starting the engine"))
         machinery = self._ready()
-        return machinery.residents.ready(spec) or _result(machinery.residents.prepare(spec, report))
+        residents = machinery.residents
+        return residents.ready(spec, pinned=pinned) or _result(residents.prepare(spec, report, pinned=pinned))
 
     def _ready(self) -> Machinery:
         with self._starting:
@@ -294,7 +296,9 @@ class LocalInference:
                     logging.getLogger(name).setLevel(logging.ERROR)
                 from playground.local_inference.machinery import Machinery
 
-                self._machinery = Machinery(self._memory_budget, self._keep_alive)
+                self._machinery = Machinery(
+                    self._memory_budget, self._keep_alive, self._adapter_roots, self._pickles
+                )
             if self._closed:  # while it was starting
                 self._machinery.close()
                 raise EngineFailure("The app is shutting down.", "Start it again.")

@@ -26,68 +26,82 @@ from playground.local_inference.defects import (
     short,
 )
 from playground.local_inference.headers import TensorHeader, dora_magnitudes, lora_pairs, read_safetensors_header
-from playground.local_inference.validation import base_findings, config_findings, tensor_findings
+from playground.local_inference.validation import base_findings, config_findings, shares_batches, tensor_findings
 from playground.types import AdapterInfo
 
 __all__ = [
-    "CONFIG_FILE", "TEMPLATE_FILE", "TOKENIZER_FILES", "WEIGHTS_FILE", "AdapterReport", "Finding", "TensorHeader",
-    "adapter_files", "check_adapter", "content_hash", "discover_adapters", "dora_magnitudes", "fingerprint",
-    "inspect_adapter", "lora_pairs", "place", "read_config", "read_safetensors_header",
+    "CONFIG_FILE", "PICKLE_FILE", "TEMPLATE_FILE", "TOKENIZER_FILES", "WEIGHTS_FILE", "AdapterReport", "Finding",
+    "TensorHeader", "adapter_files", "adapter_folders", "check_adapter", "content_hash", "discover_adapters",
+    "dora_magnitudes", "fingerprint", "inspect_adapter", "lora_pairs", "place", "read_config", "read_safetensors_header",
 ]  # fmt: skip
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLE_FILE = "adapter_model.bin"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 TEMPLATE_FILE = "chat_template.jinja"
 
 _MAX_CONFIG_BYTES = 10_000_000
 
 
-def inspect_adapter(folder: Path, roots: Sequence[Path] = ()) -> AdapterInfo:
+def inspect_adapter(folder: Path, roots: Sequence[Path] = (), *, pickles: bool = False) -> AdapterInfo:
     """What ``folder`` says of itself, with its problems and warnings; never raises for a bad adapter. Milliseconds."""
-    return check_adapter(folder, roots=roots).info
+    return check_adapter(folder, roots=roots, pickles=pickles).info
 
 
-def check_adapter(folder: Path, *, base: Path | None = None, roots: Sequence[Path] = ()) -> AdapterReport:
+def check_adapter(
+    folder: Path, *, base: Path | None = None, roots: Sequence[Path] = (), pickles: bool = False
+) -> AdapterReport:
     """Everything that the headers tell about the adapter in ``folder``; never raises for a bad adapter. Milliseconds.
 
     With ``base``, the folder of a model, its name and shapes are compared too, where the base's headers allow it. With
-    ``roots``, links that lead out of these folders are problems, and nothing is read through them.
+    ``roots``, links that lead out of these folders are problems, and nothing is read through them. ``pickles`` says that
+    one of weights may be read; here it is not opened either, so nothing is known of its tensors.
     """
     folder = Path(os.path.expanduser(folder))
     known: dict[str, Any] = {"path": str(folder), "name": folder.name or os.path.basename(os.path.abspath(folder))}
     findings: list[Finding] = []
+    shares: bool | None = None
     try:
         _refuse_folder(folder, roots)
         config = read_config(folder)
         known |= _description(folder, config)
         findings += config_findings(config)
-        _refuse_weights(folder)
+        _refuse_weights(folder, pickles)
         tensors = read_safetensors_header(folder / WEIGHTS_FILE)
         known["bytes"] = sum(tensor.end - tensor.start for tensor in tensors.values())
         findings += tensor_findings(config, tensors)
+        shares = shares_batches(config, tensors)
         if base is not None:
             findings += base_findings(config, tensors, base)
     except Defective as defect:
         findings.append(defect.finding)
     except OSError as error:
         findings.append(_unreadable(folder, error))
-    return make_report(AdapterInfo(**known), findings)
+    return make_report(AdapterInfo(**known), findings, shares)
 
 
 def discover_adapters(folder: Path) -> list[AdapterInfo]:
     """``folder`` itself when it is an adapter, else the adapters directly inside it, by name; [] when there are none."""
+    return [inspect_adapter(found) for found in adapter_folders(folder)]
+
+
+def adapter_folders(folder: Path) -> list[Path]:
+    """Where `discover_adapters` finds them; a folder that may not be read has none. No file is opened."""
     folder = Path(os.path.expanduser(folder))
     if os.path.exists(folder / CONFIG_FILE):
-        return [inspect_adapter(folder)]
-    if not os.path.isdir(folder):
+        return [folder]
+    try:
+        children = sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    except OSError:
         return []
-    return [inspect_adapter(child) for child in sorted(folder.iterdir()) if (child / CONFIG_FILE).exists()]
+    return [child for child in children if os.path.exists(child / CONFIG_FILE)]
 
 
 def adapter_files(folder: Path) -> list[Path]:
     """The files that decide what the adapter does: configuration, weights, tokenizer, template."""
-    names = (CONFIG_FILE, WEIGHTS_FILE, TEMPLATE_FILE, *TOKENIZER_FILES)
+    weights = WEIGHTS_FILE if (folder / WEIGHTS_FILE).is_file() else PICKLE_FILE
+    names = (CONFIG_FILE, weights, TEMPLATE_FILE, *TOKENIZER_FILES)
     return [folder / name for name in names if (folder / name).is_file()]
 
 
@@ -96,10 +110,13 @@ def place(path: str) -> str:
     return os.path.realpath(os.path.expanduser(path))
 
 
-def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """(name, size, modification time in ns) of the files that count: differs when the adapter was trained again."""
+def fingerprint(folder: Path) -> tuple[tuple[str, int, int, int, int], ...]:
+    """The files that count by name, with what tells each from a later one: differs when the adapter was trained again.
+
+    Size, modification and change time in ns, and inode: a copy may keep the first two, and nobody can set the change time.
+    """
     stats = [(path.name, path.stat()) for path in adapter_files(folder)]
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for name, stat in stats)
 
 
 def content_hash(folder: Path) -> str:
@@ -169,7 +186,10 @@ def _refuse_folder(folder: Path, roots: Sequence[Path]) -> None:
 
 
 def _refuse_links_out(folder: Path, roots: Sequence[str]) -> None:
-    for file in (folder, *adapter_files(folder)):
+    """Every link counts, not only those of files that are read here: a tokenizer reads some of its own choosing."""
+    with os.scandir(folder) as entries:
+        links = sorted(Path(entry.path) for entry in entries if entry.is_symlink())
+    for file in (folder, *links):
         real = place(str(file))
         if not any(Path(real).is_relative_to(root) for root in roots):
             raise Defective(found("outside-roots", name=folder_name(folder), file=file.name))
@@ -187,7 +207,7 @@ def _no_config(folder: Path) -> Finding:
         return found("holds-adapters", name=name, inside=inside)
     if (folder / "config.json").is_file():
         return found("whole-model", name=name)
-    has_weights = any((folder / file).is_file() for file in (WEIGHTS_FILE, "adapter_model.bin"))
+    has_weights = any((folder / file).is_file() for file in (WEIGHTS_FILE, PICKLE_FILE))
     return found("config-lost" if has_weights else "no-config", name=name)
 
 
@@ -197,7 +217,7 @@ def _folders_with(folder: Path, file: str) -> Shown:
     return Shown(", ".join(short(name) for name in inside[:5]))
 
 
-def _refuse_weights(folder: Path) -> None:
+def _refuse_weights(folder: Path, pickles: bool) -> None:
     """Raise `Defective` when there is no file of weights that may be read. Opens none."""
     if (folder / WEIGHTS_FILE).is_file():
         return
@@ -207,8 +227,8 @@ def _refuse_weights(folder: Path) -> None:
     shards = [file for file in files if re.fullmatch(r"adapter_model-\d+-of-\d+\.safetensors", file)]
     if shards:
         raise Defective(found("sharded-weights", name=name, count=len(shards)))
-    if "adapter_model.bin" in files:
-        raise Defective(found("pickle-weights", name=name))
+    if (folder / PICKLE_FILE).is_file():
+        raise Defective(found("pickle-allowed" if pickles else "pickle-weights", name=name))
     if "adapters.safetensors" in files:
         raise Defective(found("mlx"))
     inside = _folders_with(folder, WEIGHTS_FILE)

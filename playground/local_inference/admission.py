@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from importlib.metadata import version
 
+from playground import __version__
 from playground.local_inference import memory
 from playground.local_inference.cache import Prepared
 from playground.local_inference.decode import DecodeState
 from playground.local_inference.resident import Resident
 from playground.local_inference.row import Row
-from playground.local_inference.sampling import Sampler, row_seed
-from playground.local_inference.slots import bucket
-from playground.local_inference.templates import extra_stops, render_prompt
+from playground.local_inference.sampling import Sampler
+from playground.local_inference.slots import SlotCache, bucket
+from playground.local_inference.templates import extra_stops, render_prompt, template_text
 from playground.local_inference.textstream import TextStream
-from playground.types import GenerationEvent, Provenance, Status
+from playground.types import GenerationEvent, Provenance, Status, row_seed
 
+_BITSANDBYTES = ("int8", "nf4", "fp4")
 # How much of the free memory the live rows' keys and values may take when all have grown to their full length.
 _SHARE_FOR_ROWS = 0.5
 # The prompt's last tokens are shown to the detokenizer where the answer continues the prompt's text.
@@ -29,10 +32,15 @@ def prepare_row(row: Row, prepared: Prepared) -> None:
     Raises `ContextOverflow` or `InvalidRequest`; the row is not yet in line then.
     """
     row.resident, row.applied = prepared.resident, prepared.applied
-    row.prompt = render_prompt(row.request, row.resident.tokenizer(row.applied), row.resident.loaded.window)
+    row.prompt = render_prompt(row.request, row.resident.tokenizer(row.applied), row.resident.window(row.applied))
     row.provenance = _provenance(row)
-    if row.prompt.notice and row.index == 0:
-        row.tell(GenerationEvent(Status("queued"), stats=row.stats(), notice=row.prompt.notice, index=row.index))
+    notice = " ".join(part for part in (row.prompt.notice if row.index == 0 else "", row.applied.notice) if part)
+    # What answers is told before the first token: whoever stops the answer has it all the same.
+    row.tell(
+        GenerationEvent(
+            Status("queued"), stats=row.stats(), notice=notice, index=row.index, provenance=row.provenance
+        )
+    )
 
 
 def fits(row: Row, live: list[Row]) -> bool:
@@ -49,7 +57,8 @@ def _bytes_at_most(row: Row) -> int:
     resident: Resident = row.resident
     settings = row.request.settings
     beams = settings.num_beams if settings.strategy == "beam_search" else 1
-    return beams * resident.row_bytes(bucket(len(row.prompt.token_ids) + row.prompt.max_new_tokens))
+    positions = row.applied.positions + len(row.prompt.token_ids) + row.prompt.max_new_tokens
+    return beams * resident.row_bytes(bucket(positions))
 
 
 def begin(row: Row) -> DecodeState:
@@ -71,13 +80,15 @@ def begin(row: Row) -> DecodeState:
         stop_ids=stop_ids(row),
         limit=row.prompt.max_new_tokens,
         top_logprobs=settings.top_logprobs,
+        cache=row.resident.first_cache(row.applied),
     )
 
 
 def begin_packed(row: Row) -> None:
     """Give ``row`` its state, with room for its prompt's keys and values in our own forward pass."""
     state = begin(row)
-    state.reading = row.resident.packed.reading(len(state.pending))
+    state.reading = row.resident.reading(row.applied, len(state.pending))
+    state.own_slots = SlotCache() if row.alone else None
     row.state = state
 
 
@@ -93,6 +104,7 @@ def _provenance(row: Row) -> Provenance:
     info = row.resident.info()
     folder = row.resident.loaded.path
     from_hub = folder.parent.name == "snapshots"
+    template = template_text(row.request, row.resident.tokenizer(row.applied))
     return Provenance(
         base=info.base if from_hub else folder.name,
         revision=folder.name if from_hub else "",
@@ -103,10 +115,15 @@ def _provenance(row: Row) -> Provenance:
         template=row.request.template,
         settings=row.request.settings,
         seed=row.seed,
-        versions=_versions(),
+        versions=_versions(info.quantization in _BITSANDBYTES),
+        base_hash=row.resident.identity,
+        template_hash=hashlib.sha256(template.encode()).hexdigest() if template else "",
+        # Not so with int8 and 4-bit weights in float32: their kernels round differently for few and for many tokens.
+        exact=row.alone or (info.dtype == "float32" and info.quantization == "none"),
     )
 
 
 @functools.cache
-def _versions() -> Mapping[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "peft")}
+def _versions(bitsandbytes: bool) -> Mapping[str, str]:
+    names = ("torch", "transformers", "peft", *(("bitsandbytes",) if bitsandbytes else ()))
+    return {"adapter-playground": __version__, **{name: version(name) for name in names}}

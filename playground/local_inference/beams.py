@@ -13,8 +13,11 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from playground.errors import InvalidRequest
 from playground.local_inference.decode import PREFILL_CHUNK, needs_whole_prompt, takes_logits_to_keep
+from playground.local_inference.footprint import input_device
 from playground.local_inference.sampling import Penalties
+from playground.local_inference.soft_prompts import Prefix
 from playground.types import GenerationSettings
 
 
@@ -31,9 +34,9 @@ class _Cancelled(StoppingCriteria):  # type: ignore[misc]
 class _OurPenalties(LogitsProcessor):  # type: ignore[misc]
     """The same penalties as the other strategies have, beam by beam."""
 
-    def __init__(self, settings: GenerationSettings, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, settings: GenerationSettings, prompt_ids: Sequence[int], before: int) -> None:
         self._penalties = Penalties(settings, prompt_ids)
-        self._prompt = len(prompt_ids)
+        self._prompt = before + len(prompt_ids)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         rows = []
@@ -52,17 +55,24 @@ def beam_search(
     limit: int,
     stop_ids: frozenset[int],
     cancelled: Callable[[], bool],
+    prefix: Prefix | None = None,
 ) -> list[list[int]]:
     """``settings.num_return_sequences`` answers as token ids, the best first, without prompt and padding.
+
+    ``prefix`` holds the keys and values of a soft prompt, which come before the prompt's. Raises `InvalidRequest` where the
+    model's cache cannot be repeated for the beams with them.
 
     ``cancelled`` is called once for each step and ends the search when it returns True; a search that is cancelled while
     its prompt is read has no answers.
     """
-    device = next(model.parameters()).device
+    device = input_device(model)
     ids = torch.tensor([list(prompt_ids)], device=device)
-    read = _read_ahead(model, ids, settings.num_beams, cancelled)
+    read = _read_ahead(model, ids, settings.num_beams, cancelled, prefix)
     if read.left:
         return []
+    before = prefix.positions if prefix else 0
+    if before:  # generate takes a cache for that of the first ids; these are never read
+        ids = torch.cat((ids.new_zeros((1, before)), ids), dim=1)
     end = sorted(stop_ids)
     pad = end[0] if end else 0
     config = GenerationConfig(
@@ -85,10 +95,10 @@ def beam_search(
             attention_mask=torch.ones_like(ids),
             generation_config=config,
             **({"past_key_values": read.cache} if read.cache is not None else {}),
-            logits_processor=LogitsProcessorList([_OurPenalties(settings, prompt_ids)]),
+            logits_processor=LogitsProcessorList([_OurPenalties(settings, prompt_ids, before)]),
             stopping_criteria=StoppingCriteriaList([_Cancelled(cancelled)]),
         )
-    return [_without_padding(row[len(prompt_ids) :].tolist(), stop_ids, pad) for row in output]
+    return [_without_padding(row[before + len(prompt_ids) :].tolist(), stop_ids, pad) for row in output]
 
 
 @dataclass(frozen=True)
@@ -99,23 +109,37 @@ class _Read:
     left: bool = False
 
 
-def _read_ahead(model: Any, ids: torch.Tensor, beams: int, cancelled: Callable[[], bool]) -> _Read:
-    """Read a long prompt in pieces, so that nobody waits for the whole of it.
+def _read_ahead(
+    model: Any, ids: torch.Tensor, beams: int, cancelled: Callable[[], bool], prefix: Prefix | None
+) -> _Read:
+    """Read a long prompt, or one after a soft prompt, in pieces, so that nobody waits for the whole of it.
 
     Only where the model's cache is plain keys and values, which can be repeated for the beams.
     """
-    if ids.shape[1] <= PREFILL_CHUNK or needs_whole_prompt(model.config) or not takes_logits_to_keep(model):
+    possible = takes_logits_to_keep(model) and not needs_whole_prompt(model.config)
+    if prefix is None and (ids.shape[1] <= PREFILL_CHUNK or not possible):
         return _Read()
-    cache: Any = None
+    cache: Any = prefix.copy() if prefix else None
     with torch.inference_mode():
-        for piece in ids[:, :-1].split(PREFILL_CHUNK, dim=1):
+        for piece in ids[:, :-1].split(PREFILL_CHUNK, dim=1) if possible and ids.shape[1] > 1 else ():
             cache = model(input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
-            if type(cache) is not DynamicCache or {type(layer) for layer in cache.layers} != {DynamicLayer}:
-                return _Read()
+            if not _repeatable(cache):
+                break
             if cancelled():
                 return _Read(left=True)
-        cache.batch_repeat_interleave(beams)
-    return _Read(cache)
+        if possible and _repeatable(cache):
+            cache.batch_repeat_interleave(beams)
+            return _Read(cache)
+    if prefix is not None:
+        raise InvalidRequest(
+            "Beam search with a soft prompt is not possible on this base, whose cache cannot be copied for each beam.",
+            "Use sampling or greedy decoding.",
+        )
+    return _Read()
+
+
+def _repeatable(cache: Any) -> bool:
+    return type(cache) is DynamicCache and {type(layer) for layer in cache.layers} == {DynamicLayer}
 
 
 class _own_defaults_only:

@@ -12,7 +12,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -60,10 +61,19 @@ class Holds(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A resident, pinned for one row, and the adapters to apply."""
+    """A resident, pinned for one row unless asked otherwise, and the adapters to apply."""
 
     resident: Any
     applied: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Preparation:
+    """A request on its way in: its resident, the places of its adapters, and whether a row will need them then."""
+
+    resident: Any
+    adapters: frozenset[str]
+    pinned: bool
 
 
 class Lane:
@@ -139,12 +149,15 @@ class Residents:
         self._dropped = dropped
         self._lock = threading.Lock()
         self._held: dict[Any, float] = {}  # resident → when it was last seen in use
+        # Resident → place of an adapter → when it was last asked for; keeps no resident alive.
+        self._asked: weakref.WeakKeyDictionary[Any, dict[str, float]] = weakref.WeakKeyDictionary()
+        self._preparing: list[_Preparation] = []
         self._lanes: dict[str, Lane] = {}
         self._watching = False
         self._closed = threading.Event()
 
-    def ready(self, spec: ModelSpec) -> Prepared | None:
-        """``spec``, pinned, when its base and adapters are all in memory and unchanged on disk; else None."""
+    def ready(self, spec: ModelSpec, *, pinned: bool = True) -> Prepared | None:
+        """``spec`` when its base and adapters are all in memory and unchanged on disk; else None."""
         with self._lock:
             resident = self._find(spec)
             if resident is None:
@@ -154,15 +167,18 @@ class Residents:
                 return None
             resident.pin(+1)
             self._note_use()
+            self._note_adapters(resident, spec)
+            if not pinned:
+                resident.pin(-1)
             return Prepared(resident, applied)
 
-    def prepare(self, spec: ModelSpec, report: Report) -> Future[Prepared]:
-        """Load and attach what is missing of ``spec``, in the base's own thread; the result comes pinned."""
+    def prepare(self, spec: ModelSpec, report: Report, *, pinned: bool = True) -> Future[Prepared]:
+        """Load and attach what is missing of ``spec``, in the base's own thread."""
         where = _place(spec.base)
         with self._lock:
             if where not in self._lanes:
                 self._lanes[where] = Lane(spec.base, partial(self._close_lane, where))
-            return self._lanes[where].run(lambda broadcast: self._prepare(spec, broadcast), report)
+            return self._lanes[where].run(lambda broadcast: self._prepare(spec, broadcast, pinned), report)
 
     def find(self, base: str) -> list[Any]:
         """The residents loaded from ``base``, a path or hub id."""
@@ -198,6 +214,26 @@ class Residents:
                 del self._held[resident]
             return gone
 
+    def settling(self) -> list[Any]:
+        """The residents that will be idle in a moment: they are being loaded, or given adapters, and no row needs them."""
+        with self._lock:
+            loading = [one.resident for one in self._preparing if not one.pinned]
+            return [held for held in self._held if 0 < held.pins <= loading.count(held)]
+
+    def idle_adapters(self, needed: Collection[Any] = ()) -> list[tuple[Any, str]]:
+        """(resident, place) of the adapters that are not ``needed`` nor being attached, the one unused for longest first."""
+        with self._lock:
+            return self._unneeded(needed)
+
+    def drop_adapter(self, of: Callable[[Any], bool], needed: Collection[Any] = ()) -> tuple[Any, Any] | None:
+        """Forget the idle adapter unused for longest, of residents that ``of`` picks: (resident, adapter); None: no such."""
+        with self._lock:
+            found = next(((held, where) for held, where in self._unneeded(needed) if of(held)), None)
+            if found is None:
+                return None
+            held, where = found
+            return held, held.adapters.pop(where)
+
     def close(self) -> None:
         """Watch over nothing any more."""
         self._closed.set()
@@ -210,13 +246,19 @@ class Residents:
             self._lanes.pop(where, None)
             return True
 
-    def _prepare(self, spec: ModelSpec, report: Report) -> Prepared:
-        resident = self._hold(spec, report)
+    def _prepare(self, spec: ModelSpec, report: Report, pinned: bool) -> Prepared:
+        preparation = self._hold(spec, report, pinned)
+        resident, done = preparation.resident, False
         try:
             applied = self._applied(resident, spec, report)
-        except BaseException:
-            resident.pin(-1)
-            raise
+            done = True
+        finally:
+            with self._lock:
+                self._preparing.remove(preparation)
+                if done:
+                    self._note_adapters(resident, spec)
+                if not (done and pinned):
+                    resident.pin(-1)
         return Prepared(resident, applied)
 
     def _applied(self, resident: Any, spec: ModelSpec, report: Report) -> Any:
@@ -233,18 +275,38 @@ class Residents:
             "Wait until its training has saved it, then ask again.",
         )
 
-    def _hold(self, spec: ModelSpec, report: Report) -> Any:
-        """The pinned resident for ``spec``, loaded if need be. Only the base's own lane comes here."""
+    def _hold(self, spec: ModelSpec, report: Report, pinned: bool) -> _Preparation:
+        """The resident for ``spec``, loaded if need be, pinned by its preparation. Only the base's own lane comes here."""
         with self._lock:
             if found := self._find(spec):
-                found.pin(+1)
-                self._note_use()
-                return found
+                return self._begin(found, spec, pinned)
         with self._load(spec, report) as resident, self._lock:
-            resident.pin(+1)
             self._held[resident] = time.monotonic()
             self._watch()
-            return resident
+            return self._begin(resident, spec, pinned)
+
+    def _begin(self, resident: Any, spec: ModelSpec, pinned: bool) -> _Preparation:
+        resident.pin(+1)
+        self._note_use()
+        preparation = _Preparation(resident, frozenset(place(path) for path, _ in spec.adapters), pinned)
+        self._preparing.append(preparation)
+        return preparation
+
+    def _note_adapters(self, resident: Any, spec: ModelSpec) -> None:
+        """The adapters of ``spec`` are asked for now."""
+        if spec.adapters:
+            now = time.monotonic()
+            self._asked.setdefault(resident, {}).update((place(path), now) for path, _ in spec.adapters)
+
+    def _unneeded(self, needed: Collection[Any]) -> list[tuple[Any, str]]:
+        attaching = {(one.resident, where) for one in self._preparing for where in one.adapters}
+        found = [
+            (held, where)
+            for held in self._held
+            for where, attached in list(held.adapters.items())
+            if attached not in needed and (held, where) not in attaching
+        ]
+        return sorted(found, key=lambda one: self._asked.get(one[0], {}).get(one[1], 0.0))
 
     def _find(self, spec: ModelSpec) -> Any | None:
         """A resident of the same place whose dtype, quantization and device are what ``spec`` asks; auto takes any.

@@ -1,7 +1,7 @@
 """The forward passes: prefill in chunks and one row alone, on the model's own cache; or many rows together, on slots.
 
 Alone runs whatever the architecture: sliding windows, recurrent states, models without a cache. Together runs where keys and
-values are plain, and where it was tried out at load that rows answer as they do alone (`batches`).
+values are plain, and where it was tried out at load that rows answer as they do alone (`why_alone`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from playground.local_inference.footprint import input_device
 from playground.local_inference.packed import Reading
-from playground.local_inference.sampling import Sampler, likeliest
+from playground.local_inference.sampling import Sampler
 from playground.local_inference.slots import Slab, Slot, SlotCache, cache_of, planes_of
 from playground.local_inference.textstream import TextStream
 from playground.types import Token
@@ -28,6 +29,7 @@ PREFILL_CHUNK = 256
 FEWEST_TOKENS = 32
 # Rotary embeddings whose factors depend on the longest position seen: such a prompt must be read in one piece.
 _WHOLE_PROMPT_ROPE = {"dynamic", "longrope"}
+_INT8 = "In int8 what is rounded depends on everything in the pass, so each answer has passes of its own."
 
 
 class Pace:
@@ -66,6 +68,7 @@ class DecodeState:
     ids: list[int] = field(default_factory=list)
     recompute: bool = False
     slot: Slot | None = None
+    own_slots: SlotCache | None = None  # of a row that is computed alone, instead of a slot among the others
     reading: Reading | None = None
 
     @property
@@ -77,7 +80,8 @@ class DecodeState:
         """Bytes of the keys and values (and recurrent states) that this row holds."""
         planes = self.reading.planes if self.reading else []
         found = {id(tensor): tensor for tensor in (*_tensors(self.cache), *planes)}
-        return sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+        own: int = self.own_slots.bytes() if self.own_slots else 0
+        return own + sum(int(tensor.numel() * tensor.element_size()) for tensor in found.values())
 
 
 def prefill_chunk(model: Any, state: DecodeState, config: Any) -> torch.Tensor | None:
@@ -114,47 +118,70 @@ def next_logits_together(model: Any, slab: Slab, newest: Sequence[int]) -> torch
     return output.logits[:, -1].float().cpu()
 
 
-def describe(state: DecodeState, chosen: int, logprob: float, logits: torch.Tensor, tokenizer: Any) -> Token:
-    """Note the ``chosen`` token as pending, and say what there is to know of it; ``logits`` [vocab] are the raw ones."""
+def describe(
+    state: DecodeState, chosen: int, logprob: float, top: Sequence[tuple[int, float]], tokenizer: Any
+) -> Token:
+    """Note the ``chosen`` token as pending, and say what there is to know of it; ``top`` are (id, log-probability)."""
     state.ids.append(chosen)
     state.pending = [chosen]
-    top = tuple((i, tokenizer.decode([i]), p) for i, p in likeliest(logits, state.top_logprobs))
-    return Token(chosen, tokenizer.decode([chosen]), logprob, top)
+    return Token(chosen, tokenizer.decode([chosen]), logprob, tuple((i, tokenizer.decode([i]), p) for i, p in top))
 
 
-def batches(model: Any, vocabulary: int) -> bool:
-    """Whether rows of different lengths may share a forward pass: tried out, against each row alone.
+def why_alone(model: Any, vocabulary: int) -> str:
+    """Why rows of different lengths may not share a forward pass, as a sentence; "" where they may.
 
-    False for caches that are not plain keys and values, and for models whose answers move.
+    Layers that keep more than keys and values of every position cannot; the others are tried out against each row alone.
     """
-    text = model.config.get_text_config()
+    known = _INT8 if getattr(model, "is_loaded_in_8bit", False) else _why_by_shape(model.config)
+    if known:
+        return known
+    try:
+        together, apart = _two_rows(model, vocabulary)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        first = next(iter(str(error).splitlines()), "")[:120]
+        return f"When it was loaded, two answers in one pass were tried, and that failed ({type(error).__name__}: {first})."
+    change = float((together - apart).abs().max())
+    allowed = 1e-3 if model.dtype == torch.float32 else 0.05
+    if change <= allowed * max(1.0, float(apart.abs().max())):
+        return ""
+    return f"When it was loaded, two answers in one pass differed from each alone (a logit moved by {change:.2g})."
+
+
+def _why_by_shape(config: Any) -> str:
+    """What about the layers forbids it, as a sentence; "" where nothing does."""
+    text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ("full_attention",))
-    slides = getattr(text, "sliding_window", None) and not getattr(text, "layer_types", None)
-    if kinds != {"full_attention"} or slides or needs_whole_prompt(model.config):
-        return False
-    device = next(model.parameters()).device
+    attention = {"full_attention", "sliding_attention", "chunked_attention"}
+    if not kinds <= attention or not hasattr(text, "num_attention_heads"):
+        return "Its recurrent layers keep a running state, which has no place for answers of different lengths."
+    if kinds != {"full_attention"} or (
+        getattr(text, "sliding_window", None) and not getattr(text, "layer_types", None)
+    ):
+        return "Some of its layers see only a window of the latest tokens, which each answer moves at its own pace."
+    if needs_whole_prompt(config):
+        return "Its position embeddings change with the longest text in a pass."
+    return ""
+
+
+def _two_rows(model: Any, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [2, vocab] of two rows of different lengths, in one pass and each alone."""
+    device = input_device(model)
     rows = [torch.linspace(0, vocabulary - 1, length).long().tolist() for length in (3, 7)]
     slots = SlotCache()
     alone, newest, joined = [], [], []
-    try:
-        with torch.inference_mode():
-            for row in rows:
-                whole = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0, -1]
-                part = model(input_ids=torch.tensor([row[:-1]], device=device), use_cache=True)
-                alone.append(whole.float().cpu())
-                joined.append(slots.join(*planes_of(part.past_key_values)))
-                newest.append(row[-1])
-            together = next_logits_together(model, slots.groups(joined)[0], newest)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-        return False
-    apart = torch.stack(alone)
-    allowed = 1e-3 if model.dtype == torch.float32 else 0.05
-    return bool((together - apart).abs().max() <= allowed * max(1.0, float(apart.abs().max())))
+    with torch.inference_mode():
+        for row in rows:
+            whole = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0, -1]
+            part = model(input_ids=torch.tensor([row[:-1]], device=device), use_cache=True)
+            alone.append(whole.float().cpu())
+            joined.append(slots.join(*planes_of(part.past_key_values)))
+            newest.append(row[-1])
+        return next_logits_together(model, slots.groups(joined)[0], newest), torch.stack(alone)
 
 
 def _forward(model: Any, state: DecodeState, chunk: Sequence[int]) -> torch.Tensor:
     """Logits [vocab] float32 on the CPU after ``chunk``, which joins the cache."""
-    device = next(model.parameters()).device
+    device = input_device(model)
     if state.recompute:
         chunk = [*state.sampler.prompt_ids, *state.ids]
     options: dict[str, Any] = {"use_cache": True}

@@ -78,7 +78,18 @@ DEFECTS: Mapping[str, Defect] = {
     "pickle-weights": Defect(
         "problem",
         "{name} has its weights in adapter_model.bin, a pickle file, which can run code when opened.",
-        "Save it again with safe_serialization=True to get adapter_model.safetensors.",
+        "Save it again with safe_serialization=True to get adapter_model.safetensors, or let the operator allow pickles "
+        "(allow_pickle = true in the configuration).",
+    ),
+    "pickle-allowed": Defect(
+        "note",
+        "{name} has its weights in adapter_model.bin, a pickle file, which the operator allows.",
+        "Its numbers are read once into a copy as safetensors; anything else in it is refused.",
+    ),
+    "pickle-refused": Defect(
+        "problem",
+        "{file} is refused: {why}.",
+        "Nothing in it was run. Get the adapter as adapter_model.safetensors from where it was trained.",
     ),
     "sharded-weights": Defect(
         "problem", "{name} has its weights in {count} pieces, and PEFT reads one file only.", _MERGE_SHARDS
@@ -97,7 +108,14 @@ DEFECTS: Mapping[str, Defect] = {
         "Write it as PEFT does (LORA), or use a newer peft.",
     ),
     "unsupported-kind": Defect(
-        "problem", "{kind} adapters are not supported yet.", "Use LoRA or one of its relatives."
+        "problem",
+        "{kind} adapters are not supported: they need more at each answer than a base and a text.",
+        "Use prompt tuning, prefix tuning, P-tuning, or LoRA and its relatives.",
+    ),
+    "unsteady-kind": Defect(
+        "problem",
+        "{kind} adapters like this one are not supported: {why}.",
+        "Use LoRA or another kind; of PVeRA, train one without sample_at_inference.",
     ),
     "other-task": Defect(
         "problem", "This adapter was trained for {task}, not for text generation.", "Choose a CAUSAL_LM adapter."
@@ -106,6 +124,17 @@ DEFECTS: Mapping[str, Defect] = {
         "problem",
         "This adapter was initialised with {init}, which rewrites the base's own weights when it is loaded.",
         "Convert it to a plain LoRA first (PEFT: save_pretrained(path_initial_model_for_weight_conversion=…)).",
+    ),
+    "becomes-lora": Defect(
+        "note",
+        "This adapter was initialised with {init} and is turned into a LoRA of twice the rank, so that the base stays as it "
+        "is.",
+        "Nothing to do; attaching it takes longer, for the base's weights are decomposed again.",
+    ),
+    "reaches-out": Defect(
+        "problem",
+        "Its {field} ({value}) would have PEFT load what is no part of the adapter.",
+        "An adapter may bring its own weights only; choose one that needs nothing else.",
     ),
     "repeats-layers": Defect(
         "problem",
@@ -117,6 +146,11 @@ DEFECTS: Mapping[str, Defect] = {
         "warning",
         "adapter_config.json has fields that peft {version} does not know and leaves out: {fields}{more}.",
         "If the answers are not as in training, upgrade peft.",
+    ),
+    "endless-pattern": Defect(
+        "problem",
+        "The regular expression in its {field} would keep the search for modules busy for ever.",
+        "Name the modules in a list, or with a simpler expression.",
     ),
     "alpha-zero": Defect("warning", "lora_alpha is 0, so the adapter changes nothing.", "Set it as in the training."),
     # the weights' header
@@ -220,6 +254,27 @@ DEFECTS: Mapping[str, Defect] = {
     "fit-unchecked": Defect(
         "note", "Whether its shapes fit {base} was not checked: {why}.", "Attaching it tells."
     ),
+    "no-fit": Defect(
+        "problem", "PEFT cannot put it on {base}: {error}.", "Load the base that it was trained on, or use a newer peft."
+    ),
+    "soft-prompt-misfit": Defect(
+        "problem",
+        "It is a soft prompt, which becomes keys and values at the beginning of each answer: {why}.",
+        "Use a LoRA on this base, or this adapter on a base with full attention in every layer.",
+    ),
+    "fit-shape": Defect(
+        "problem",
+        "Its {tensor} is {adapter}, and on this base it would be {base}{more}.",
+        "Load the base that it was trained on.",
+    ),
+    "fit-unexpected": Defect(
+        "problem", "This base has no place for its {tensor}{more}.", "Load the base that it was trained on."
+    ),
+    "fit-missing": Defect(
+        "warning",
+        "{count} tensors that its configuration asks for on this base are not in the file ({tensor} …).",
+        "If they were trained, the file is incomplete; copy it again.",
+    ),
     "shape-misfit": Defect(
         "problem",
         "{module} is for {adapter} features, the base has {base}{more}.",
@@ -302,10 +357,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """What an adapter is and everything found about it, worst first."""
+    """What an adapter is and everything found about it, worst first.
+
+    ``shares_batches`` says whether it can answer in one batch with others on a base that allows it (else it takes turns),
+    as far as kind and tensor names tell; None where they could not be read.
+    """
 
     info: AdapterInfo
     findings: tuple[Finding, ...]
+    shares_batches: bool | None = None
 
     @property
     def verdict(self) -> Literal["sound", "warnings", "problems"]:
@@ -317,7 +377,7 @@ class AdapterReport:
 
     def adding(self, more: Iterable[Finding]) -> AdapterReport:
         """This report with more findings."""
-        return make_report(self.info, [*self.findings, *more])
+        return make_report(self.info, [*self.findings, *more], self.shares_batches)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -326,6 +386,7 @@ class AdapterReport:
         return {
             "verdict": self.verdict,
             "adapter": adapter,
+            "shares_batches": self.shares_batches,
             "findings": [asdict(finding) for finding in self.findings],
         }
 
@@ -349,12 +410,12 @@ def found(code: str, **values: Any) -> Finding:
     return Finding(code, defect.severity, defect.message.format(**shown), defect.remedy.format(**shown))
 
 
-def make_report(info: AdapterInfo, findings: Iterable[Finding]) -> AdapterReport:
+def make_report(info: AdapterInfo, findings: Iterable[Finding], shares_batches: bool | None = None) -> AdapterReport:
     """The findings, worst first and each once, with their sentences in ``info``."""
     ordered = tuple(sorted(dict.fromkeys(findings), key=lambda finding: _ORDER[finding.severity]))
     problems = tuple(finding.sentence for finding in ordered if finding.severity == "problem")
     warnings = tuple(finding.sentence for finding in ordered if finding.severity == "warning")
-    return AdapterReport(replace(info, problems=problems, warnings=warnings), ordered)
+    return AdapterReport(replace(info, problems=problems, warnings=warnings), ordered, shares_batches)
 
 
 def short(value: Any, length: int = 120) -> str:
@@ -377,4 +438,4 @@ def more(items: Collection[Any]) -> Shown:
 
 def dimensions(shape: Sequence[int]) -> Shown:
     """A tensor's shape for people."""
-    return Shown("×".join(map(str, shape)) or "one number")
+    return Shown(short("×".join(map(str, shape[:20])), 60) or "one number")

@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ from playground.local_inference.explain import explain
 from playground.local_inference.kernels import plain_kernels
 from playground.local_inference.resident import Resident
 from playground.local_inference.row import Row
-from playground.local_inference.sampling import choose_tokens, log_probabilities
+from playground.local_inference.sampling import choose_tokens, likeliest, log_probabilities
 from playground.local_inference.scheduler import Scheduler, shares
 from playground.local_inference.slots import SlotCache, planes_of
 from playground.local_inference.templates import extra_stops
@@ -51,7 +51,7 @@ class StepLoop:
 
     def __init__(self, slots: int = LIVE_ROWS) -> None:
         self.scheduler: Scheduler[Row] = Scheduler(slots, fits)
-        self._prefilled = 0
+        self._prefilled = self._prefilled_alone = 0
         self._searching: Row | None = None
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
 
@@ -75,7 +75,7 @@ class StepLoop:
         for row in self.scheduler.admit():
             row.report(Status("prefilling", "reading the prompt"))
         self._tell_places()
-        self._prefilled = 0
+        self._prefilled = self._prefilled_alone = 0
         for row in self._in_turn():
             if row.cancelled.is_set() or not (_packs(row) or _decodes_together(row)):
                 self._guarded(row, self._advance)
@@ -84,9 +84,9 @@ class StepLoop:
         # Looked up again: a row whose prompt has just been read has its slot among the others, and beside a search that ran
         # here others have come and gone. All rows of a slab are stepped together.
         going_on = [row for row in self._in_turn() if not row.paused]
-        for resident, some in _by_resident(row for row in going_on if _packs(row)):
+        for resident, some in _companies(row for row in going_on if _packs(row)):
             self._advance_packed(resident, some)
-        for resident, some in _by_resident(row for row in going_on if _decodes_together(row) and not _packs(row)):
+        for resident, some in _companies(row for row in going_on if _decodes_together(row) and not _packs(row)):
             self._advance_together(resident, some)
 
     def _in_turn(self) -> list[Row]:
@@ -142,7 +142,7 @@ class StepLoop:
         self.scheduler.leave(row)
         try:
             if _decodes_together(row):
-                row.resident.slots.leave(row.state.slot)
+                _slots(row).leave(row.state.slot)
         except Exception:
             row.resident.slots = SlotCache()  # a slot that nobody owns would trip every later step
             raise
@@ -170,23 +170,38 @@ class StepLoop:
         if logits is None:
             return
         (chosen,) = choose_tokens([state.sampler], logits[None])
-        self._take(row, chosen, log_probabilities(logits[None], [chosen])[0], logits)
-        if resident.batches and not row.applied.exclusive and not row.settled:
+        (top,) = likeliest(logits[None], [state.top_logprobs])
+        self._take(row, chosen, log_probabilities(logits[None], [chosen])[0], top)
+        if resident.batches and not row.applied.exclusive and not row.alone and not row.settled:
             state.slot, state.cache = resident.slots.join(*planes_of(state.cache)), None
 
     def _read(self, resident: Resident, row: Row, state: DecodeState) -> torch.Tensor | None:
         """Let the model read what is pending, or a chunk of it; logits [vocab] once all of it is read."""
         if not state.prefilling:
-            with plain_kernels(resident.plain_kernel_rows > 0), resident.running(row.applied) as model:
+            with plain_kernels(_measured_faster(row, 1)), resident.running(row.applied) as model:
                 return next_logits(model, state)
-        if self._prefilled >= PREFILL_CHUNK:
+        if not self._may_read(row):
             return None  # enough prompts for this step: the rows that are decoding must not wait for them
-        self._prefilled += min(len(state.pending), PREFILL_CHUNK)
         with resident.running(row.applied) as model:
             logits = prefill_chunk(model, state, resident.model.config)
         if logits is None:
             row.report(Status("prefilling", "reading the prompt", state.read / len(state.sampler.prompt_ids)))
         return logits
+
+    def _may_read(self, row: Row) -> bool:
+        """Whether a whole piece of this row's prompt may be read in this round; it is counted then.
+
+        Rows that are computed alone have a piece for themselves in each round: its size must not depend on the others.
+        """
+        read = self._prefilled_alone if row.alone else self._prefilled
+        if read >= PREFILL_CHUNK:
+            return False
+        count = min(len(row.state.pending), PREFILL_CHUNK)
+        if row.alone:
+            self._prefilled_alone += count
+        else:
+            self._prefilled += count
+        return True
 
     def _advance_packed(self, resident: Resident, rows: list[Row]) -> None:
         """One pass: a token for each of ``rows`` that decodes, and pieces of the prompts of those that do not yet."""
@@ -222,6 +237,8 @@ class StepLoop:
             if row.state is None:
                 self._guarded(row, begin_packed)
         begun = [row for row in rows if row.state is not None]
+        if begun and begun[0].alone:
+            return [(row, row.state.pending[:PREFILL_CHUNK]) for row in begun if self._may_read(row)]
         room = max(0, (resident.pace.tokens if beside else PREFILL_CHUNK) - self._prefilled)
         counts = shares([len(row.state.pending) for row in begun], room, FEWEST_TOKENS)
         self._prefilled += sum(counts)
@@ -232,11 +249,11 @@ class StepLoop:
     ) -> tuple[list[Row], torch.Tensor]:
         """(rows, their logits [rows, vocab]) of one pass, those that decode first. Nothing is counted as read yet."""
         by_slot = {row.state.slot: row for row in decoding}
-        slabs = resident.slots.groups(list(by_slot))
+        slabs = _slots(decoding[0]).groups(list(by_slot)) if decoding else []
         members = [by_slot[slot] for slab in slabs for slot in slab.slots]
         everyone = members + [row for row, _ in pieces]
         tokens = len(members) + sum(len(ids) for _, ids in pieces)
-        with plain_kernels(tokens <= resident.plain_kernel_rows), resident.pace.measured(tokens - len(members)):
+        with plain_kernels(_measured_faster(everyone[0], tokens)), resident.pace.measured(tokens - len(members)):
             logits = resident.packed_step(
                 slabs,
                 [row.state.pending[0] for row in members],
@@ -259,8 +276,9 @@ class StepLoop:
         """The next token of each of ``rows`` for its raw ``logits`` [rows, vocab]."""
         chosen = choose_tokens([row.state.sampler for row in rows], logits)
         logprobs = log_probabilities(logits, chosen)
-        for row, token, logprob, own in zip(rows, chosen, logprobs, logits, strict=True):
-            self._guarded(row, partial(self._take, chosen=token, logprob=logprob, logits=own))
+        tops = likeliest(logits, [row.state.top_logprobs for row in rows])
+        for row, token, logprob, top in zip(rows, chosen, logprobs, tops, strict=True):
+            self._guarded(row, partial(self._take, chosen=token, logprob=logprob, top=top))
 
     def _advance_together(self, resident: Resident, rows: list[Row]) -> None:
         """One token for each of ``rows``, in one forward pass for each length bucket."""
@@ -268,8 +286,8 @@ class StepLoop:
         for slab in resident.slots.groups(list(by_slot)):
             try:
                 members = [by_slot[slot] for slot in slab.slots]
-                few = len(members) <= resident.plain_kernel_rows
-                with plain_kernels(few), resident.running_together([row.applied for row in members]) as model:
+                plain = plain_kernels(_measured_faster(members[0], len(members)))
+                with plain, resident.running_together([row.applied for row in members]) as model:
                     logits = next_logits_together(model, slab, [row.state.pending[0] for row in members])
                 self._choose(members, logits)
             except Exception as error:  # a step that fails as a whole, out of memory for one
@@ -286,7 +304,7 @@ class StepLoop:
         for row in rows:
             self._end(row, lambda row: row.fail(failure))
 
-    def _take(self, row: Row, chosen: int, logprob: float, logits: torch.Tensor) -> None:
+    def _take(self, row: Row, chosen: int, logprob: float, top: Sequence[tuple[int, float]]) -> None:
         """Note the ``chosen`` token as pending, send its text, and end the row when it was the last."""
         state: DecodeState = row.state
         if not math.isfinite(logprob):
@@ -294,7 +312,7 @@ class StepLoop:
                 "The model computes NaN or infinite numbers for this answer.",
                 "The adapter may be broken or its strength too high; in float16 also try bfloat16 or float32.",
             )
-        token = describe(state, chosen, logprob, logits, row.resident.tokenizer(row.applied))
+        token = describe(state, chosen, logprob, top, row.resident.tokenizer(row.applied))
         if token.id in state.stop_ids:
             row.completion_tokens += 1
             text = state.text.flush()
@@ -325,6 +343,7 @@ class StepLoop:
                     row.prompt.max_new_tokens,
                     ends,
                     partial(self._beside, row),
+                    row.applied.prefix,
                 )
         finally:
             self._searching = None
@@ -344,11 +363,24 @@ def _decodes_together(row: Row) -> bool:
     return row.state is not None and row.state.slot is not None
 
 
-def _by_resident(rows: Iterable[Row]) -> list[tuple[Resident, list[Row]]]:
-    found: dict[Resident, list[Row]] = {}
+def _companies(rows: Iterable[Row]) -> list[tuple[Resident, list[Row]]]:
+    """The rows that share a pass: those of one base, but each that is to be computed alone by itself."""
+    found: dict[tuple[Resident, Row | None], list[Row]] = {}
     for row in rows:
-        found.setdefault(row.resident, []).append(row)
-    return list(found.items())
+        found.setdefault((row.resident, row if row.alone else None), []).append(row)
+    return [(resident, some) for (resident, _), some in found.items()]
+
+
+def _slots(row: Row) -> SlotCache:
+    """Where the row's keys and values lie once it decodes."""
+    own: SlotCache | None = row.state.own_slots
+    shared: SlotCache = row.resident.slots
+    return shared if own is None else own
+
+
+def _measured_faster(row: Row, tokens: int) -> bool:
+    """Whether a pass of so many tokens is run without oneDNN; what was measured must not decide for a row alone."""
+    return not row.alone and tokens <= row.resident.plain_kernel_rows
 
 
 def _searches(row: Row) -> bool:
@@ -366,9 +398,10 @@ def _note_read(row: Row, count: int) -> None:
     state.pending = state.pending[count:]
     reading.read += count
     if state.pending:
-        row.report(Status("prefilling", "reading the prompt", reading.read / len(state.sampler.prompt_ids)))
+        done = 1 - len(state.pending) / len(state.sampler.prompt_ids)  # a soft prompt before it was read long ago
+        row.report(Status("prefilling", "reading the prompt", done))
         return
-    state.slot, state.reading = row.resident.slots.join(reading.planes, reading.read), None
+    state.slot, state.reading = _slots(row).join(reading.planes, reading.read), None
 
 
 class ComputeThread:

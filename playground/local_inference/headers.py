@@ -141,7 +141,7 @@ def base_files(base: Path) -> list[Path]:
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty when there is none that can be read."""
     try:
-        value = json.loads(file.read_text("utf-8"))
+        value = json.loads(file.read_text("utf-8")) if file.is_file() else None  # a pipe would be waited for
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from playground.errors import AdapterInvalid
 from playground.local_inference.adapters import WEIGHTS_FILE, dora_magnitudes, lora_pairs
+from playground.local_inference.footprint import device_of
 
 # Fields of LoraConfig that are understood here; every other field must have its default, else PEFT serves the adapter.
 _UNDERSTOOD = {
@@ -71,8 +72,11 @@ class LoraWeights:
         return any(layer.magnitude is not None for layer in self.layers.values())
 
 
-def is_plain(config: Any, model: nn.Module, tensor_names: Mapping[str, Any]) -> bool:
-    """True when this LoRA or DoRA is understood here: known fields only, linears only, and exactly the targeted ones."""
+def is_plain(config: Any, modules: Mapping[str, nn.Module], tensor_names: Mapping[str, Any]) -> bool:
+    """True when this LoRA or DoRA is understood here: known fields only, linears only, and exactly the targeted ones.
+
+    ``modules`` are the base's by name, as they are without any adapter of PEFT's.
+    """
     default = type(config)()
     odd = [
         name
@@ -84,34 +88,32 @@ def is_plain(config: Any, model: nn.Module, tensor_names: Mapping[str, Any]) -> 
         return False
     if magnitudes.keys() != (pairs.keys() if config.use_dora else set()):
         return False
-    modules = dict(model.named_modules())
     if config.use_dora and any(isinstance(modules.get(name), Conv1D) for name in pairs):
         return False
     return all(name in modules and _is_linear(modules[name]) and _targeted(config, name) for name in pairs)
 
 
-def missing_layers(config: Any, model: nn.Module, weights: LoraWeights) -> list[str]:
+def missing_layers(config: Any, modules: Mapping[str, nn.Module], weights: LoraWeights) -> list[str]:
     """Linears that the configuration targets and the file has no weights for."""
     if isinstance(config.target_modules, str) and config.target_modules == "all-linear":
         return []
     return [
         name
-        for name, module in model.named_modules()
+        for name, module in modules.items()
         if _is_linear(module) and name not in weights.layers and _targeted(config, name)
     ]
 
 
-def read_weights(folder: Path, config: Any, model: nn.Module) -> LoraWeights:
-    """A and B of every targeted linear, checked against the base's shapes and for NaN, on its device and in its dtype.
+def read_weights(folder: Path, config: Any, modules: Mapping[str, nn.Module], dtype: torch.dtype) -> LoraWeights:
+    """A and B of every targeted linear, checked against the base's shapes and for NaN, on its device and as ``dtype``.
 
     Raises `AdapterInvalid` naming the first tensor that does not fit.
     """
     tensors = load_file(folder / WEIGHTS_FILE)
     magnitudes = dora_magnitudes(tensors)
-    dtype = model.dtype if model.dtype.is_floating_point else torch.float32
     layers = {}
     for name, pair in lora_pairs(tensors).items():
-        module = model.get_submodule(name)
+        module = modules[name]
         a, b = (tensors[pair[side]] for side in "AB")
         _check_fit(folder, name, module, a, b)
         key = get_pattern_key(config.rank_pattern.keys(), name)
@@ -122,7 +124,7 @@ def read_weights(folder: Path, config: Any, model: nn.Module) -> LoraWeights:
                 "The configuration belongs to another training; copy both files of one checkpoint.",
             )
         alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
-        device = next(module.parameters()).device
+        device = device_of(module)
         scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
         magnitude = (
             tensors[magnitudes[name]].flatten().to(device, torch.float32, copy=True) if name in magnitudes else None

@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from playground.errors import EngineFailure, ModelBusy, ModelNotLoaded
+from playground.errors import AdapterInvalid, EngineFailure, ModelBusy, ModelNotLoaded
 from playground.local_inference import memory
+from playground.local_inference.adapters import WEIGHTS_FILE
 from playground.local_inference.admission import prepare_row
+from playground.local_inference.attaching import read_adapter
 from playground.local_inference.cache import Prepared, Report, Residents
 from playground.local_inference.engine import ComputeThread, StepLoop
-from playground.local_inference.loading import asking, leave_files, locate, mapped_bytes
-from playground.local_inference.resident import Attached, Resident, load_resident, read_adapter
+from playground.local_inference.footprint import adapter_bytes, leave_files, mapped_bytes
+from playground.local_inference.loading import asking
+from playground.local_inference.places import locate
+from playground.local_inference.resident import Attached, Resident, load_resident
 from playground.local_inference.row import Row
-from playground.types import ModelSpec
+from playground.types import MemoryReport, ModelSpec
 
 # How often a waiting unload looks whether the last row has ended.
 _LOOK_S = 0.02
@@ -27,9 +33,16 @@ _WORTH_COLLECTING = 50_000_000
 
 
 class Machinery:
-    """The parts behind `LocalInference`, made once. ``memory_budget`` and ``keep_alive`` are explained there."""
+    """The parts behind `LocalInference`, made once; what it is given is explained there."""
 
-    def __init__(self, memory_budget: float = 0.0, keep_alive: float = 0.0) -> None:
+    def __init__(
+        self,
+        memory_budget: float = 0.0,
+        keep_alive: float = 0.0,
+        adapter_roots: Sequence[Path] = (),
+        pickles: Path | None = None,
+    ) -> None:
+        self._read_adapter = partial(read_adapter, roots=adapter_roots, pickles=pickles)
         self.loop = StepLoop()
         self.thread = ComputeThread(self.loop)
         self.residents = Residents(self._load, self._attach, locate, keep_alive, self._after_dropping)
@@ -72,7 +85,7 @@ class Machinery:
             )
         if not taken:
             raise ModelNotLoaded(f"{base!r} is not loaded.", "There is nothing to unload.")
-        devices = {resident.loaded.plan.device for resident in taken}
+        devices = {where for resident in taken for where in (resident.loaded.plan.device, *resident.loaded.shares)}
         before = {device: _in_use(device) for device in devices}
         self._let_go(taken)
         return sum(max(0, before[device] - _in_use(device)) for device in devices)
@@ -95,24 +108,68 @@ class Machinery:
                 resident = load_resident(spec, report)
             self.compute(resident.try_out)
             leave_files(resident.model)
-            if (
-                resident.loaded.bytes > _WORTH_COLLECTING
-            ):  # what only reading took, so that what is free can be measured
+            # What only reading took goes back, so that what is free can be measured.
+            if resident.loaded.bytes > _WORTH_COLLECTING:
                 memory.give_back(resident.loaded.plan.device)
             yield resident
 
     def _attach(self, resident: Any, path: str, report: Report) -> Attached:
-        attached = read_adapter(resident, path, report)
-        return self.compute(lambda: resident.prove(attached))  # type: ignore[no-any-return]
+        """Make room for the adapter at ``path``, read it, and prove it. Raises `AdapterInvalid` or `OutOfMemory`."""
+        with self._room.ticket(beside=True) as ticket:
+            need = _adapter_need(path)
+            ticket.reserve(resident.loaded.plan.device, lambda available: (None, need), report)
+            attached = self._read_adapter(resident, path, report)
+            _refuse_beside_spread(resident, attached)
+            if attached.weights is not None:
+                count = adapter_bytes(attached.weights.layers)
+                attached = replace(attached, info=replace(attached.info, bytes=count))
+            return self.compute(lambda: resident.prove(attached))  # type: ignore[no-any-return]
+
+    def memories(self, rows: Collection[Row]) -> list[MemoryReport]:
+        """Every memory that a model lies in, the one with most of them first, and what of each is ours."""
+        residents = self.residents.all()
+        own = [(row.resident, row.state) for row in rows if row.state is not None]
+        found: dict[str, list[int]] = {}
+        for resident in residents:
+            for where, count in resident.loaded.shares.items():
+                found.setdefault(where, [0, 0, 0])[0] += count
+            taken = found.setdefault(resident.loaded.plan.device, [0, 0, 0])
+            taken[1] += _adapters(resident)
+            taken[2] += int(resident.slots.bytes())
+            taken[2] += sum(int(state.cache_bytes()) for of, state in own if of is resident)
+        order = sorted(found, key=lambda where: -sum(found[where]))
+        return [_report(where, *found[where]) for where in order]
 
     def evict(self, of: Callable[[Any], bool]) -> str:
         """Drop the idle resident unused for longest, of those that ``of`` picks; its name, or "" where there is none."""
         gone = self.residents.evict(of)
         if not gone:
             return ""
-        name = str(gone[0].base)
+        name = _short(gone[0].base)
         self._let_go(gone)
-        return os.path.basename(name) if os.path.isabs(name) else name
+        return name
+
+    def drop_adapter(self, of: Callable[[Any], bool]) -> str:
+        """Drop the adapter that no row needs and that was unused for longest, of residents that ``of`` picks; its name."""
+        gone = self.residents.drop_adapter(of, self.needed())
+        if gone is None:
+            return ""
+        resident, attached = gone
+        name = f"adapter {attached.info.name} of {_short(resident.base)}"
+        device = resident.loaded.plan.device
+        found = [attached]
+        del gone, attached
+
+        def let_go() -> None:
+            resident.forget(found.pop())
+
+        self.compute(partial(memory.give_back, device, let_go))
+        return name
+
+    def needed(self) -> set[Attached]:
+        """The adapters of all rows, live or waiting."""
+        rows = self.loop.scheduler.live() + self.loop.scheduler.waiting()
+        return {attached for row in rows for attached, _ in row.applied.adapters}
 
     def _after_dropping(self, gone: list[Any]) -> None:
         with contextlib.suppress(EngineFailure):  # the app is shutting down: all memory goes back
@@ -127,28 +184,84 @@ class _Tenants:
 
     def held(self, device: str) -> int:
         """Bytes of weights, adapters, keys and values in this memory."""
-        return sum(_bytes(resident) for resident in self._at(device, self._machinery.residents.all()))
+        return sum(_bytes(resident, device) for resident in self._machinery.residents.all())
 
     def idle(self, device: str) -> int:
-        """Bytes of those that no row needs."""
-        return sum(_bytes(resident) for resident in self._at(device, self._machinery.residents.idle()))
+        """Bytes of those that no row needs, and of the adapters that no row needs of the others."""
+        idle = self._machinery.residents.idle()
+        return sum(_bytes(resident, device) for resident in idle) + self._adapters(device, idle)
+
+    def settling(self, device: str) -> int:
+        """Bytes of those that will be idle in a moment."""
+        return sum(_bytes(resident, device) for resident in self._machinery.residents.settling())
 
     def mapped(self, device: str) -> int:
         """Bytes of weights that are mapped from their files: no memory to the system, but what every token reads."""
-        return sum(mapped_bytes(resident.model) for resident in self._at(device, self._machinery.residents.all()))
+        if device.startswith("cuda"):
+            return 0
+        return sum(mapped_bytes(resident.model) for resident in self._machinery.residents.all())
 
-    def evict(self, device: str) -> str:
-        """Drop the one unused for longest; its name, or "" where all are in use."""
-        return self._machinery.evict(lambda held: memory.same_memory(held.loaded.plan.device, device))
+    def evict(self, device: str, short: int) -> str:
+        """Drop the idle adapter or model that was unused for longest: a model only where adapters are not enough."""
+        name = self._drop_adapter(device) if short <= self._adapters(device) else ""
+        return name or self._machinery.evict(lambda held: _bytes(held, device) > 0) or self._drop_adapter(device)
 
-    @staticmethod
-    def _at(device: str, residents: list[Resident]) -> list[Resident]:
-        return [resident for resident in residents if memory.same_memory(resident.loaded.plan.device, device)]
+    def _drop_adapter(self, device: str) -> str:
+        return self._machinery.drop_adapter(lambda held: memory.same_memory(held.loaded.plan.device, device))
+
+    def _adapters(self, device: str, besides: Collection[Resident] = ()) -> int:
+        """Bytes of the idle adapters in this memory, those of the residents ``besides`` left out."""
+        machinery = self._machinery
+        found = [
+            resident.adapters.get(where)
+            for resident, where in machinery.residents.idle_adapters(machinery.needed())
+            if resident not in besides and memory.same_memory(resident.loaded.plan.device, device)
+        ]
+        return sum(attached.info.bytes for attached in found if attached is not None)
 
 
-def _bytes(resident: Resident) -> int:
-    adapters = sum(attached.info.bytes for attached in list(resident.adapters.values()))
-    return int(resident.loaded.bytes + adapters + resident.slots.bytes())
+def _report(device: str, weights: int, adapters: int, cache: int) -> MemoryReport:
+    total, free = memory.device_bytes(device)
+    return MemoryReport(device, total, free, weights, adapters, cache, memory.process_bytes())
+
+
+def _bytes(resident: Resident, device: str) -> int:
+    """What ``resident`` takes of the memory of ``device``."""
+    weights = sum(n for where, n in resident.loaded.shares.items() if memory.same_memory(where, device))
+    if not memory.same_memory(resident.loaded.plan.device, device):
+        return weights
+    return int(weights + _adapters(resident) + resident.slots.bytes())
+
+
+def _adapters(resident: Resident) -> int:
+    """Bytes of the adapters on ``resident``, what was joined of several included."""
+    return resident.joined_bytes() + sum(attached.info.bytes for attached in list(resident.adapters.values()))
+
+
+def _adapter_need(path: str) -> memory.Need:
+    """What the adapter at ``path`` takes: its tensors, and as much again where they are joined with others'."""
+    folder = Path(path).expanduser()
+    try:
+        count = (folder / WEIGHTS_FILE).stat().st_size
+    except OSError:
+        count = 0  # what is wrong is said by whoever reads it
+    remedy = "Stop what is being answered, or let models take more (memory_budget)."
+    return memory.Need("an adapter", count, reading=count, name=f"Adapter {folder.name!r}", remedy=remedy)
+
+
+def _refuse_beside_spread(resident: Resident, attached: Attached) -> None:
+    """PEFT moves modules about, whose weights are elsewhere between two passes."""
+    if resident.loaded.plan.limits and attached.info.exclusive:
+        raise AdapterInvalid(
+            f"Adapter {attached.info.name!r} ({attached.info.kind}) cannot be used on a base that is spread over several "
+            "memories.",
+            "Load the base quantized, so that it fits one; a plain LoRA works on both.",
+        )
+
+
+def _short(base: str) -> str:
+    """The name of a base for a person: of a folder its last part."""
+    return os.path.basename(base) if os.path.isabs(base) else base
 
 
 def _in_use(device: str) -> int:

@@ -62,4 +62,5 @@ def _merged(earlier: GenerationEvent, later: GenerationEvent) -> GenerationEvent
         text=earlier.text + later.text,
         tokens=earlier.tokens + later.tokens,
         notice=" ".join(part for part in (earlier.notice, later.notice) if part),
+        provenance=later.provenance or earlier.provenance,
     )

@@ -25,6 +25,7 @@ HEADROOM = 1.15
 _MARGIN_SHARE = 0.05
 _MARGIN_AT_MOST = 1_000_000_000
 _WAIT_S = 1.0
+_SETTLE_S = 0.05
 # mallopt's parameters (malloc.h), and how many free bytes glibc keeps: while a model goes, and else.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _TRIM_AT_ONCE, _TRIM_LATE = 1 << 17, 1 << 26
@@ -115,6 +116,7 @@ class Need:
 
     ``what`` says as what ``name`` would be loaded; ``row`` are the keys and values of one conversation, ``logits`` those
     of a full step; ``reading`` is needed beside the weights only while they are read. ``remedy`` is for whoever has no room.
+    ``elsewhere`` are (device, bytes) that it takes in other memories at the same time.
     """
 
     what: str
@@ -124,6 +126,7 @@ class Need:
     reading: int = 0
     name: str = "The model"
     remedy: str = ""
+    elsewhere: tuple[tuple[str, int], ...] = ()
 
     @property
     def total(self) -> int:
@@ -147,15 +150,22 @@ class Tenants(Protocol):
         ...
 
     def idle(self, device: str) -> int:
-        """Bytes of those that nobody uses."""
+        """Bytes that can be dropped: models that nobody uses, and adapters that no row needs of those in use."""
+        ...
+
+    def settling(self, device: str) -> int:
+        """Bytes of those that have just been loaded and will be idle in a moment."""
         ...
 
     def mapped(self, device: str) -> int:
         """Bytes that they read from mapped files, which the system counts as free."""
         ...
 
-    def evict(self, device: str) -> str:
-        """Drop the idle one unused for longest; its name, or "" where none is idle."""
+    def evict(self, device: str, short: int) -> str:
+        """Drop what was unused for longest to free ``short`` bytes: an adapter where adapters are enough, else a model.
+
+        Returns its name, or "" where nothing is idle.
+        """
         ...
 
 
@@ -166,15 +176,15 @@ class Nobody:
         """None."""
         return 0
 
-    idle = mapped = held
+    idle = settling = mapped = held
 
-    def evict(self, device: str) -> str:
+    def evict(self, device: str, short: int) -> str:
         """There is nobody."""
         return ""
 
 
 class Room:
-    """The memory that models may take: a load reserves its need before it reads anything, and idle models make way.
+    """The memory that models may take: a load reserves its need before it reads anything, and what is idle makes way.
 
     ``budget`` is for all models together: 0 for what is free, less a margin; up to 1 a share of the device's memory;
     above that bytes.
@@ -184,33 +194,45 @@ class Room:
         self._budget = budget
         self._tenants = tenants or Nobody()
         self._changed = threading.Condition()
-        self._reserved: dict[Ticket, tuple[str, int]] = {}
+        self._reserved: dict[Ticket, tuple[tuple[str, int], ...]] = {}
 
-    def ticket(self) -> Ticket:
-        """What one load reserves with, and gives its reservation back with once what it took can be measured."""
-        return Ticket(self)
+    def ticket(self, beside: bool = False) -> Ticket:
+        """What one load reserves with, and gives its reservation back with once what it took can be measured.
+
+        ``beside``: for something small that joins a model in memory, an adapter. It may take of the margin, and never
+        waits for a model that is being prepared, for that may be its own.
+        """
+        return Ticket(self, beside)
 
     def settle(self, ticket: Ticket, device: str, choose: Callable[[int], tuple[PlanT, Need]], report: Report) -> PlanT:
         """See `Ticket.reserve`."""
-        tidied = False
+        tidied: set[str] = set()
         with self._changed:
             while True:
-                free, idle = self._free(device), self._tenants.idle(device)
-                plan, need = choose(free + idle)
-                if need.total <= free:
-                    self._reserved[ticket] = device, need.total
+                plan, need = choose(self.available(device, ticket.beside))
+                demands = ((device, need.total), *need.elsewhere)
+                where, short = self._shortage(demands, ticket.beside)
+                if short <= 0:
+                    self._reserved[ticket] = demands
                     return plan
-                if not tidied:  # what is freed but kept, by glibc or a GPU's cache, costs nobody anything
-                    tidied = True
-                    give_back(device)
-                elif need.total <= free + idle:
-                    if name := self._tenants.evict(device):
+                if where not in tidied:  # what is freed but kept, by glibc or a GPU's cache, costs nobody anything
+                    tidied.add(where)
+                    give_back(where)
+                elif short <= self._tenants.idle(where):
+                    if name := self._tenants.evict(where, short):
                         report(Status("loading", f"unloaded {name}, unused for longest, to make room"))
-                elif self._others(device):
+                elif self._others(where):
                     report(Status("loading", "waiting for room until another model is loaded"))
                     self._changed.wait(_WAIT_S)
+                elif not ticket.beside and short <= self._tenants.idle(where) + self._tenants.settling(where):
+                    self._changed.wait(_SETTLE_S)
                 else:
-                    raise OutOfMemory(self._figures(need, device, free + idle), need.remedy)
+                    raise OutOfMemory(self._figures(need, device, ticket.beside), need.remedy)
+
+    def available(self, device: str, beside: bool = False) -> int:
+        """Bytes that can be had on ``device``: what is free, and what is idle there."""
+        with self._changed:
+            return self._free(device, beside) + self._tenants.idle(device)
 
     def release(self, ticket: Ticket) -> None:
         """Forget what ``ticket`` reserved."""
@@ -218,10 +240,17 @@ class Room:
             self._reserved.pop(ticket, None)
             self._changed.notify_all()
 
-    def _free(self, device: str) -> int:
+    def _shortage(self, demands: tuple[tuple[str, int], ...], beside: bool) -> tuple[str, int]:
+        """(device, bytes) of the first of ``demands`` that what is free does not cover; 0 bytes where all are covered."""
+        lacking = ((where, count - self._free(where, beside)) for where, count in demands)
+        return next(((where, short) for where, short in lacking if short > 0), ("", 0))
+
+    def _free(self, device: str, beside: bool) -> int:
         """Bytes that a load may take now, without anybody making way."""
         total, free = device_bytes(device)
-        free -= int(min(_MARGIN_SHARE * total, _MARGIN_AT_MOST)) + self._tenants.mapped(device)
+        free -= self._tenants.mapped(device)
+        if not beside:
+            free -= int(min(_MARGIN_SHARE * total, _MARGIN_AT_MOST))
         if self._budget:
             free = min(free, self._limit(total) - self._tenants.held(device))
         return max(0, free - self._others(device))
@@ -231,14 +260,15 @@ class Room:
 
     def _others(self, device: str) -> int:
         """Bytes that loads under way have reserved."""
-        return sum(count for where, count in self._reserved.values() if same_memory(where, device))
+        every = (one for demands in self._reserved.values() for one in demands)
+        return sum(count for where, count in every if same_memory(where, device))
 
-    def _figures(self, need: Need, device: str, available: int) -> str:
+    def _figures(self, need: Need, device: str, beside: bool) -> str:
         total, free = device_bytes(device)
         held, idle = self._tenants.held(device), self._tenants.idle(device)
         limit = f", of which models may take {size_text(self._limit(total))}" if self._budget else ""
         return (
-            f"{need.name} needs {need}; {size_text(available)} can be had on {device}. "
+            f"{need.name} needs {need}; {size_text(self.available(device, beside))} can be had on {device}. "
             f"{size_text(free)} of its {size_text(total)}{limit} are free; "
             f"the models in memory hold {size_text(held)}, {size_text(held - idle)} of that in use."
         )
@@ -247,16 +277,22 @@ class Room:
 class Ticket:
     """One load's claim on a `Room`; a context manager that gives it back at the end."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, beside: bool = False) -> None:
         self._room = room
+        self.beside = beside
 
     def reserve(self, device: str, choose: Callable[[int], tuple[PlanT, Need]], report: Report) -> PlanT:
         """The plan that ``choose`` makes of the bytes that can be had on ``device``, its need reserved.
 
-        Idle models that stand in its way are dropped, the one unused for longest first. Where it fits only beside a load
-        that is under way, that load's end is waited for. Raises `OutOfMemory` with the figures where it cannot fit.
+        What is idle and stands in its way is dropped, unused for longest first: adapters where they are enough, else
+        models. Where it fits only beside a load that is under way, that load's end is waited for. Raises `OutOfMemory`
+        with the figures where it cannot fit.
         """
         return self._room.settle(self, device, choose, report)
+
+    def available(self, device: str) -> int:
+        """Bytes that can be had on another ``device``, for a plan that takes some there too."""
+        return self._room.available(device, self.beside)
 
     def __enter__(self) -> Ticket:
         return self

@@ -12,6 +12,7 @@ came before it). Strength 0 is the base.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from torch import nn
 
 from playground.local_inference.lora import LoraLayer, LoraWeights
 
-# How many companies keep their joined matrices: each costs about as much memory as its adapters.
+# How many companies of each sort keep their joined matrices: each costs about as much memory as its adapters.
 _REMEMBERED = 4
 # A remembered company serves a smaller one, as rows come and go, while its ranks add up to at most this many times as much.
 _WASTE = 2
@@ -62,6 +63,7 @@ class _Company:
     def __init__(self, members: tuple[_Member, ...]) -> None:
         self.members = members
         self.rank = sum(weights.rank for weights, _ in members)
+        self.bytes = 0  # of what was joined, beside the adapters' own tensors
         self._joined: dict[Group, _Joined | None] = {}
 
     def joined(self, group: Group) -> _Joined | None:
@@ -89,7 +91,9 @@ class _Company:
         layout = tuple((at, layer.scale, layer.a.shape[0]) for at, layer in flat)
         if group.fused and len(parts) > 1:
             parts = [_side_by_side(group, parts, a.shape[0])]
-        return _Joined(a, tuple(parts), layout, self._gains(group, a.device))
+        joined = _Joined(a, tuple(parts), layout, self._gains(group, a.device))
+        self.bytes += _made(joined, {t.data_ptr() for _, layer in flat for t in (layer.a, layer.b)})
+        return joined
 
     def _b(self, member: int, layer: LoraLayer) -> torch.Tensor:
         strength = self.members[member][1]
@@ -114,6 +118,12 @@ class _Company:
         return layer.gain(strength) - 1
 
 
+def _made(joined: _Joined, own: set[int]) -> int:
+    """Bytes of the tensors of ``joined`` that are not at the addresses of the adapters' ``own``."""
+    every = (joined.a, *(b for part in joined.bs if part for b in part[1:]), *(joined.gains or ()))
+    return sum(one.numel() * one.element_size() for one in every if one.data_ptr() not in own)
+
+
 def _side_by_side(group: Group, parts: Sequence[Any], columns: int) -> tuple[slice, torch.Tensor]:
     """One B for outputs that lie side by side: each linear's in its own rows and columns, 0 elsewhere."""
     some = next(b for part in parts if part for b in part[1:])
@@ -136,7 +146,7 @@ class Mix:
         self._company = company
         self._kind_of = kind_of
         self._strengths = [_strengths(company, kind) for kind in kinds]
-        self._masks: dict[tuple[tuple[int, float, int], ...], torch.Tensor] = {}
+        self._masks: dict[tuple[torch.device, tuple[tuple[int, float, int], ...]], torch.Tensor] = {}
         self._gains: dict[tuple[Group, int], torch.Tensor] = {}
 
     def touches(self, group: Group) -> bool:
@@ -165,14 +175,14 @@ class Mix:
 
     def _mask(self, joined: _Joined) -> torch.Tensor:
         """[tokens, columns], or [1, columns] for all alike; equal layouts share it, as most layers of a model are alike."""
-        mask = self._masks.get(joined.layout)
+        mask = self._masks.get((joined.a.device, joined.layout))
         if mask is None:
             table = [
                 [strengths.get(at, 0.0) * scale for at, scale, rank in joined.layout for _ in range(rank)]
                 for strengths in self._strengths
             ]
             mask = self._spread(torch.tensor(table, device=joined.a.device, dtype=joined.a.dtype))
-            self._masks[joined.layout] = mask
+            self._masks[joined.a.device, joined.layout] = mask
         return mask
 
     def _gain(self, group: Group, at: int, gains: torch.Tensor) -> torch.Tensor:
@@ -208,7 +218,14 @@ class Mixer:
 
     def __init__(self) -> None:
         self._companies: list[_Company] = []
+        self._exact: list[_Company] = []
         self._last: tuple[Any, Mix | None] = (None, None)
+        self._gone: weakref.WeakSet[LoraWeights] = weakref.WeakSet()
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the matrices that it remembers, beside the adapters' own."""
+        return sum(company.bytes for company in (*self._companies, *self._exact))
 
     def mix(self, rows: Sequence[Active], tokens: Sequence[int]) -> Mix | None:
         """What a pass adds in which row i has ``tokens[i]`` tokens one after another; None when all are the base."""
@@ -222,10 +239,10 @@ class Mixer:
         members = tuple(dict.fromkeys(_member(*one) for row in kept for one in row))
         if not members:
             return None
-        company = self._company(members)
         kinds = list(dict.fromkeys(kept))
         if len(kinds) == 1:
-            return Mix(company, kinds, None)
+            return Mix(self._exactly(members), kinds, None)
+        company = self._company(members)
         index = torch.tensor([kinds.index(row) for row in kept])
         return Mix(company, kinds, index.repeat_interleave(torch.tensor(tokens)))
 
@@ -236,12 +253,34 @@ class Mixer:
             if known.rank <= _WASTE * rank and set(members) <= set(known.members):
                 self._companies.append(self._companies.pop(at))
                 return known
-        self._companies = [*self._companies[1 - _REMEMBERED :], _Company(members)]
-        return self._companies[-1]
+        company = _Company(members)
+        if self._may_stay(members):
+            self._companies = [*self._companies[1 - _REMEMBERED :], company]
+        return company
+
+    def _may_stay(self, members: tuple[_Member, ...]) -> bool:
+        """False where one was forgotten, and serves only rows that began before."""
+        return all(weights not in self._gone for weights, _ in members)
+
+    def _exactly(self, members: tuple[_Member, ...]) -> _Company:
+        """The company of these members in this order and no others: what a row adds when alone has no history.
+
+        Columns that are masked out would add nothing, but matrices of another shape round otherwise.
+        """
+        known = next((company for company in self._exact if company.members == members), None)
+        if known is None:
+            known = _Company(members)
+        if self._may_stay(members):
+            self._exact = [*[c for c in self._exact if c is not known][1 - _REMEMBERED :], known]
+        return known
 
     def forget(self, weights: LoraWeights) -> None:
         """Let go of everything made for an adapter that is no longer wanted."""
-        self._companies = [c for c in self._companies if all(member is not weights for member, _ in c.members)]
+        self._gone.add(weights)
+        self._companies, self._exact = (
+            [c for c in remembered if all(member is not weights for member, _ in c.members)]
+            for remembered in (self._companies, self._exact)
+        )
         self._last = (None, None)
 
 

@@ -131,7 +131,7 @@ class PackedModel:
         """``model`` packed, or None where it is of another shape or its own forward pass says otherwise."""
         if type(model).__name__ not in _SHAPES or len(set(getattr(model, "hf_device_map", {"": 0}).values())) > 1:
             return None
-        if not _plain_attention(model.config):
+        if not _plain_attention(model.config) or getattr(model, "is_loaded_in_8bit", False):
             return None
         try:
             packed = cls(model)

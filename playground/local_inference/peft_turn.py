@@ -2,22 +2,30 @@
 
 IA3, LoHa, LoKr, saved modules, trained tokens and whatever else PEFT loads go through here. PEFT's active adapter is
 one state of the whole model, so nothing else may run on the base during the turn; the scheduler sees to that.
+
+Strength multiplies what PEFT scales with, in the kinds that have such a number for all that they change (LoRA and AdaLoRA,
+LoHa and LoKr, SHiRA). PEFT's own set_scale is not used: it gives AdaLoRA another scale than the one it was trained with.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModelForCausalLM
+from peft import PeftConfig, PeftModelForCausalLM, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lycoris_utils import LycorisLayer
+from peft.tuners.shira.layer import ShiraLayer
+from safetensors import safe_open
 from torch import nn
 
 from playground.errors import AdapterInvalid, EngineFailure, PlaygroundError
+from playground.local_inference.adapters import WEIGHTS_FILE, read_safetensors_header
+from playground.local_inference.proof import names_in_short, probe
 
 _NAME = "turn"
 _DAMAGED = (
@@ -26,16 +34,17 @@ _DAMAGED = (
 )
 
 
-def probe(model: Any, vocabulary: int) -> torch.Tensor:
-    """Logits [8, vocab] of ``model`` on eight fixed tokens: its fingerprint, to see that something moved or did not."""
-    device = next(model.parameters()).device
-    ids = torch.linspace(0, vocabulary - 1, 8).long().unsqueeze(0).to(device)
-    with torch.inference_mode():
-        return model(input_ids=ids, use_cache=False).logits[0].float().cpu()
+# Kinds whose layers scale everything that they add by one number, and what the names of their tensors contain.
+_SCALED = (LoraLayer, LycorisLayer, ShiraLayer)
+_SCALED_TENSORS = ("lora_", "hada_", "lokr_", "shira_")
+_PREFIX = "base_model.model."
 
 
 class PeftTurn:
-    """Puts an adapter on ``base`` through PEFT and takes it off again. Used by the compute thread only."""
+    """Puts an adapter on ``base`` through PEFT and takes it off again. Used by the compute thread only.
+
+    ``fixed`` says why the adapter that is on has no strength but 1, "" where it has.
+    """
 
     def __init__(self, base: Any, vocabulary: int) -> None:
         self._base = base
@@ -45,7 +54,9 @@ class PeftTurn:
         self._canary: torch.Tensor | None = None
         self._parts: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
         self._biases: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self._scales: list[tuple[dict[str, Any], float]] = []
         self.damaged = False
+        self.fixed = ""
 
     def holds(self, folder: Path, sha256: str) -> bool:
         """True while this adapter is on the base."""
@@ -87,18 +98,20 @@ class PeftTurn:
                 warnings.simplefilter("ignore")  # what they say is checked below, from the load result itself
                 config = PeftConfig.from_pretrained(str(folder))
                 config.inference_mode = True
+                same = _spare_the_base(self._base, folder)
                 self._model = PeftModelForCausalLM(self._base, config, adapter_name=_NAME)
                 result = self._model.load_adapter(str(folder), _NAME, is_trainable=False)
                 self._model.eval().requires_grad_(False)
-            _check(folder, result)
+                own = get_peft_model_state_dict(self._model, adapter_name=_NAME, save_embedding_layers=False)
+            _check(folder, result, own)
+            self._note_scales(folder, same)
         except Exception as error:
             self._take_off()
             self._check_base()
             if isinstance(error, PlaygroundError):
                 raise
-            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise AdapterInvalid(
-                f"PEFT cannot load adapter {folder.name!r} on this base: {first[:200]}",
+                f"PEFT cannot load adapter {folder.name!r} on this base: {_reason(error)}",
                 "Check that it was trained on this base, and with a PEFT version no newer than the one here.",
             ) from error
         return self._model
@@ -121,28 +134,98 @@ class PeftTurn:
             if name in vars(self._base):
                 delattr(self._base, name)
 
+    def _note_scales(self, folder: Path, same: set[str]) -> None:
+        """Look up the numbers that strength multiplies, as PEFT made them from the configuration.
+
+        Tensors of the file that are the ``same`` as the base's change nothing at any strength.
+        """
+        layers = [module for module in self._model.modules() if isinstance(module, _SCALED)]
+        self._scales = [(layer.scaling, layer.scaling[_NAME]) for layer in layers if _NAME in layer.scaling]
+        header = read_safetensors_header(folder / WEIGHTS_FILE)
+        names = [name.removeprefix(_PREFIX) for name in header if name not in same]
+        self.fixed = _why_fixed(self._model.peft_config[_NAME].peft_type.value, names if self._scales else None)
+
     def _set_scale(self, folder: Path, scale: float) -> None:
-        layers = [module for module in self._model.modules() if isinstance(module, LoraLayer)]
-        if not layers and scale != 1.0:
-            raise AdapterInvalid(
-                f"Adapter {folder.name!r} has no strength to change: it is not a LoRA.", "Use it at strength 1."
-            )
-        for layer in layers:
-            if _NAME in layer.scaling:
-                layer.set_scale(_NAME, scale)
+        if self.fixed and scale != 1.0:
+            raise AdapterInvalid(f"Adapter {folder.name!r} {self.fixed}", "Use it at strength 1.")
+        for scaling, trained in self._scales:
+            scaling[_NAME] = trained * scale
 
 
-def _check(folder: Path, result: Any) -> None:
-    """Refuse what PEFT only warns of: tensors that are missing, or that nothing on this base is waiting for."""
-    missing = [key for key in result.missing_keys if f".{_NAME}." in key]
-    unexpected = list(result.unexpected_keys)
-    if missing or unexpected:
-        what = "misses" if missing else "has unexpected"
-        names = ", ".join((missing or unexpected)[:2])
-        raise AdapterInvalid(
-            f"Adapter {folder.name!r} {what} {len(missing or unexpected)} tensors for this base ({names} …).",
-            "Its configuration and weights do not belong together, or it was trained on another base.",
-        )
+def _reason(error: Exception) -> str:
+    """What PEFT says, in one line; of a tensor that is not in the file it says only the name."""
+    if isinstance(error, KeyError):
+        return f"the file has no {str(error.args[0] if error.args else '').removeprefix(_PREFIX)}."
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first[:200]
+
+
+def _why_fixed(kind: str, names: Iterable[str] | None) -> str:
+    """Why there is no strength but 1: the kind has none (``names`` is None), or it holds tensors that have none."""
+    if names is None:
+        return f"is of kind {kind}, which has no strength to change."
+    others = [name for name in names if not any(mark in name for mark in _SCALED_TENSORS)]
+    return f"replaces parts of the base ({names_in_short(others)}), which have no strength." if others else ""
+
+
+def _check(folder: Path, result: Any, own: Iterable[str]) -> None:
+    """Refuse what PEFT only warns of, naming every tensor that is missing, or that nothing on this base is waiting for.
+
+    ``own`` are the names under which PEFT would save the adapter: what it makes anew each time may be missing.
+    """
+    lacking = {
+        key.replace(f".{_NAME}", "").replace(".modules_to_save", "")
+        for key in result.missing_keys
+        if f".{_NAME}" in key
+    }
+    missing = [name.removeprefix(_PREFIX) for name in own if name in lacking]
+    unexpected = [key.removeprefix(_PREFIX) for key in result.unexpected_keys]
+    if not missing and not unexpected:
+        return
+    parts = [
+        f"{what} {len(names)} tensor{'s' * (len(names) > 1)} ({names_in_short(names)})"
+        for what, names in (("misses", missing), ("has unexpected", unexpected))
+        if names
+    ]
+    raise AdapterInvalid(
+        f"Adapter {folder.name!r} {' and '.join(parts)} for this base.",
+        "Its configuration and weights do not belong together, or it was trained on another base.",
+    )
+
+
+def _spare_the_base(base: nn.Module, folder: Path) -> set[str]:
+    """Put a copy in place of every weight of the base that the file brings itself: PEFT writes those into the base's own.
+
+    Embeddings with more words than the base's make room for them. `_parts` knows what was there before. Returns the names
+    of those in the file that are the base's, number for number.
+    """
+    same = set()
+    modules = dict(base.named_modules())
+    with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+        for key in file.keys():  # noqa: SIM118, it is no dictionary
+            name, _, leaf = key.removeprefix(_PREFIX).replace(".base_layer", "").rpartition(".")
+            own = modules[name]._parameters.get(leaf) if name in modules and leaf == "weight" else None
+            if own is not None and own.is_floating_point():
+                brought = file.get_tensor(key).to(own)
+                if brought.shape == own.shape and torch.equal(brought, own):
+                    same.add(key)
+                _replace(base, own, nn.Parameter(_grown(own.detach(), brought), requires_grad=False))
+    return same
+
+
+def _grown(own: torch.Tensor, brought: torch.Tensor) -> torch.Tensor:
+    """A copy of ``own``, with the rows of ``brought`` that go beyond it."""
+    if own.ndim != 2 or brought.ndim != 2 or brought.shape[0] <= own.shape[0] or brought.shape[1:] != own.shape[1:]:
+        return own.clone()
+    return torch.cat((own, brought[own.shape[0] :]))
+
+
+def _replace(base: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
+    """``new`` wherever ``old`` is; a head may be tied to the embeddings."""
+    for module in base.modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is old:
+                module._parameters[leaf] = new
 
 
 def _parts(base: nn.Module) -> list[tuple[nn.Module, dict[str, Any], dict[str, Any]]]:

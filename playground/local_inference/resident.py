@@ -12,42 +12,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig
 
-from playground.errors import AdapterInvalid, InvalidRequest, PlaygroundError
-from playground.local_inference.adapters import (
-    WEIGHTS_FILE,
-    content_hash,
-    fingerprint,
-    inspect_adapter,
-    lora_pairs,
-    place,
-    read_safetensors_header,
-)
-from playground.local_inference.decode import Pace, batches
+from playground.errors import AdapterInvalid, InvalidRequest
+from playground.local_inference.adapters import fingerprint, place
+from playground.local_inference.decode import Pace, why_alone
+from playground.local_inference.footprint import input_device
+from playground.local_inference.identity import base_identity
 from playground.local_inference.kernels import calibrate
-from playground.local_inference.loading import LoadedBase, Report, adapter_tokenizer, load_base
-from playground.local_inference.lora import LoraWeights, is_plain, missing_layers, read_weights
-from playground.local_inference.mixing import Active, Switch
-from playground.local_inference.packed import PackedModel
-from playground.local_inference.peft_turn import PeftTurn, probe
+from playground.local_inference.loading import LoadedBase, load_base
+from playground.local_inference.lora import LoraWeights
+from playground.local_inference.mixing import Active, Mixer, Switch
+from playground.local_inference.packed import PackedModel, Reading
+from playground.local_inference.peft_turn import PeftTurn
+from playground.local_inference.places import Report
+from playground.local_inference.proof import probe, prove
 from playground.local_inference.scheduler import Turns
 from playground.local_inference.slots import SlotCache
+from playground.local_inference.soft_prompts import Prefix, VirtualTokens, make_prefix
 from playground.local_inference.templates import end_of_turn_ids
-from playground.types import AdapterInfo, LoadedAdapter, ModelSpec, ResidentInfo, Status
-
-# Below this no probability changes in any digit that is shown.
-_NO_EFFECT = 1e-6
+from playground.types import LoadedAdapter, ModelSpec, ResidentInfo
 
 
 @dataclass(frozen=True, eq=False)
 class Attached:
-    """An adapter on a resident. ``weights`` is None for one that PEFT serves in turns."""
+    """An adapter on a resident: a LoRA's ``weights``, a soft prompt's ``virtual`` tokens, or neither where PEFT serves it.
+
+    ``particular`` are tokens that the probe must read. Known once it is proven: a soft prompt's ``prefix``, and in ``fixed``
+    why there is no strength but 1 ("" where there is).
+    """
 
     info: LoadedAdapter
-    files: tuple[tuple[str, int, int], ...]
+    folder: Path
+    files: tuple[tuple[str, int, int, int, int], ...]
     tokenizer: Any
     weights: LoraWeights | None
+    virtual: VirtualTokens | None = None
+    particular: tuple[int, ...] = ()
+    prefix: Prefix | None = None
+    fixed: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,47 @@ class Applied:
     @property
     def exclusive(self) -> bool:
         """True when PEFT serves them, alone on the base."""
-        return any(attached.weights is None and scale != 0.0 for attached, scale in self.adapters)
+        return any(attached.info.exclusive and scale != 0.0 for attached, scale in self.adapters)
 
     @functools.cached_property
     def active(self) -> Active:
-        """What `mixing` needs to know of them; nothing of those that PEFT serves."""
+        """What `mixing` needs to know of them; nothing of those that PEFT serves, nor of soft prompts."""
         return tuple((a.weights, scale) for a, scale in self.adapters if a.weights is not None)
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """What the rows' caches begin with."""
+        return next((a.prefix for a, scale in self.adapters if a.prefix is not None and scale != 0.0), None)
+
+    @property
+    def positions(self) -> int:
+        """How many positions of a row its soft prompt takes."""
+        return self.prefix.positions if self.prefix else 0
+
+    @property
+    def notice(self) -> str:
+        """What must be said with each answer; "" when all is well."""
+        idle = [a.info.name for a, scale in self.adapters if scale != 0.0 and not a.info.moves_logits]
+        return " ".join(
+            f"Adapter {name!r} has no effect: this answer is the same as without it. Check that it was trained and saved "
+            "fully, or use another one."
+            for name in idle
+        )
+
+    def refuse(self) -> None:
+        """Raise `InvalidRequest` for strengths and mixes that cannot be computed."""
+        used = [(attached, scale) for attached, scale in self.adapters if scale != 0.0]
+        for attached, scale in used:
+            if attached.fixed and scale != 1.0:
+                raise InvalidRequest(
+                    f"Adapter {attached.info.name!r} {attached.fixed}", "Use it at strength 1, or 0 for the base."
+                )
+        alone = [attached.info for attached, _ in used if attached.info.exclusive or attached.prefix]
+        if alone and len(self.adapters) > 1 and (len(used) > 1 or self.exclusive):
+            raise InvalidRequest(
+                f"These adapters cannot be mixed: {alone[0].name!r} ({alone[0].kind}) can only be used by itself.",
+                "Choose a single adapter.",
+            )
 
 
 @dataclass(eq=False)
@@ -76,13 +113,17 @@ class Resident:
     loaded: LoadedBase
     loaded_at: float = field(default_factory=time.time)
     adapters: dict[str, Attached] = field(default_factory=dict)
+    identity: str = ""  # of its files, see identity.py
 
     def __post_init__(self) -> None:
         self.model = self.loaded.model
         # Read once: a beam search puts a configuration of its own in the model's place while it runs.
         declared = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         self._declared_ends = tuple(declared) if isinstance(declared, (list, tuple)) else (declared,)
-        self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
+        # As they are without any adapter: adapters are read while another one is on the base for its turn.
+        self.modules = dict(self.model.named_modules())
+        self.embeddings = self.model.get_input_embeddings().weight
+        self.vocabulary = int(self.embeddings.shape[0])
         self._switch = Switch(self.model)
         self._turn = PeftTurn(self.model, self.vocabulary)
         self.slots = SlotCache()
@@ -90,6 +131,7 @@ class Resident:
         self.turns = Turns()
         self.plain_kernel_rows = 0
         self.batches = False
+        self.alone_because = ""
         self.packed: PackedModel | None = None
         self._pins = 0
         self._lock = threading.Lock()
@@ -98,7 +140,8 @@ class Resident:
         """Find out what this model allows: rows decoded together, plain kernels for few rows. On the compute thread."""
         self.packed = PackedModel.of(self.model, self.vocabulary)
         self.plain_kernel_rows = calibrate(self.model, self._one_token_each)
-        self.batches = self.packed is not None or batches(self.model, self.vocabulary)
+        self.alone_because = "" if self.packed is not None else why_alone(self.model, self.vocabulary)
+        self.batches = not self.alone_because
         return self
 
     def _one_token_each(self, rows: int) -> None:
@@ -111,7 +154,7 @@ class Resident:
     @property
     def device(self) -> torch.device:
         """Where token ids must be."""
-        return next(self.model.parameters()).device
+        return input_device(self.model)
 
     @property
     def damaged(self) -> bool:
@@ -141,6 +184,19 @@ class Resident:
         width = torch.empty(0, dtype=self.model.dtype).element_size()
         return int(2 * layers * heads * size * width * positions)
 
+    def window(self, applied: Applied) -> int:
+        """Positions for prompt and answer."""
+        return self.loaded.window - applied.positions
+
+    def reading(self, applied: Applied, tokens: int) -> Reading:
+        """Room for a prompt of ``tokens`` tokens in our own pass, after what a soft prompt puts before it."""
+        assert self.packed is not None
+        return applied.prefix.reading(self.packed, tokens) if applied.prefix else self.packed.reading(tokens)
+
+    def first_cache(self, applied: Applied) -> Any:
+        """What a row of transformers' own pass begins with; None for an empty cache."""
+        return applied.prefix.copy() if applied.prefix and self.packed is None else None
+
     def tokenizer(self, applied: Applied) -> Any:
         """The tokenizer for these adapters: the first adapter's own wins over the base's."""
         return applied.adapters[0][0].tokenizer if applied.adapters else self.loaded.tokenizer
@@ -157,10 +213,10 @@ class Resident:
         """The model with exactly these adapters for the block's forward passes, and with none of them after it."""
         if applied.exclusive:
             attached, scale = applied.adapters[0]
-            if not self._turn.holds(Path(attached.info.path), attached.info.sha256):
+            if not self._turn.holds(attached.folder, attached.info.sha256):
                 _refuse_changed(attached)
             with self._switch.use([]):  # also when a beam search with a LoRA waits for this step to end
-                yield self._turn.enter(Path(attached.info.path), attached.info.sha256, scale)
+                yield self._turn.enter(attached.folder, attached.info.sha256, scale)
             return
         self._leave_turn()
         with self._switch.use([applied.active]):
@@ -194,35 +250,46 @@ class Resident:
                 return None
             found.append((attached, scale))
         applied = Applied(tuple(found))
-        if applied.exclusive and len(found) > 1:
-            raise InvalidRequest(
-                "These adapters cannot be mixed: one of them can only run alone.", "Choose a single adapter."
-            )
+        applied.refuse()
         return applied
 
     def prove(self, attached: Attached) -> Attached:
-        """Attach for good, with proof: the probe says whether the logits moved. Runs on the compute thread."""
+        """Attach for good, with proof: the probe says how far the logits moved. Runs on the compute thread."""
         with self.running(Applied()) as model:
-            before = probe(model, self.vocabulary)
+            before = probe(model, self.vocabulary, attached.particular)
+            if attached.virtual is not None:
+                attached = _with_prefix(attached, model)
         if attached.weights is not None:
             self._switch.attach(attached.weights)
         with self.running(Applied(((attached, 1.0),))) as model:
-            after = probe(model, self.vocabulary)
+            cache = attached.prefix.copy() if attached.prefix else None
+            after = probe(model, self.vocabulary, attached.particular, cache)
+            attached = replace(attached, fixed=self._turn.fixed) if attached.info.exclusive else attached
         self._leave_turn()  # a beam search may be waiting for the base as it is
         if not torch.isfinite(after).all():
+            self.forget(attached)
             raise AdapterInvalid(
                 f"With adapter {attached.info.name!r} the model computes NaN or infinite numbers.",
                 "The training diverged; choose an earlier checkpoint.",
             )
-        moved = after.shape != before.shape or float((after - before).abs().max()) > _NO_EFFECT
-        self._forget(self.adapters.get(place(attached.info.path)))
-        return replace(attached, info=replace(attached.info, moves_logits=moved))
+        self.forget(self.adapters.get(place(attached.info.path)))
+        so_far = attached.info.proof
+        assert so_far is not None
+        proof, moved = prove(before, after, so_far.matched, so_far.missing)
+        return replace(attached, info=replace(attached.info, moves_logits=moved, proof=proof))
 
-    def _forget(self, replaced: Attached | None) -> None:
-        """Let go of what was made for an adapter whose files have changed since."""
-        for mixer in (self._switch.mixer, self.packed.mixer if self.packed else None):
-            if mixer is not None and replaced is not None and replaced.weights is not None:
-                mixer.forget(replaced.weights)
+    def forget(self, gone: Attached | None) -> None:
+        """Let go of what was made for an adapter that was dropped, or whose files have changed. On the compute thread."""
+        for mixer in self._mixers():
+            if gone is not None and gone.weights is not None:
+                mixer.forget(gone.weights)
+
+    def joined_bytes(self) -> int:
+        """Memory of what was joined of the adapters' tensors, beside those."""
+        return sum(mixer.bytes for mixer in self._mixers())
+
+    def _mixers(self) -> list[Mixer]:
+        return [self._switch.mixer, *([self.packed.mixer] if self.packed else [])]
 
     def info(self) -> ResidentInfo:
         """What is in memory, for people."""
@@ -241,7 +308,17 @@ class Resident:
             reason=plan.reason,
             adapters=tuple(attached.info for attached in list(self.adapters.values())),
             rows=self.pins,
+            together=self.batches,
+            alone_because=self.alone_because,
         )
+
+
+def _with_prefix(attached: Attached, model: Any) -> Attached:
+    """A soft prompt with its keys and values on ``model``, which stay in memory in place of its tensors."""
+    assert attached.virtual is not None
+    prefix = make_prefix(attached.info.name, attached.virtual, model)
+    why = f"is a soft prompt ({attached.info.kind}), which is there or not there."
+    return replace(attached, virtual=None, prefix=prefix, fixed=why, info=replace(attached.info, bytes=prefix.bytes))
 
 
 def _refuse_changed(attached: Attached) -> None:
@@ -255,67 +332,5 @@ def _refuse_changed(attached: Attached) -> None:
 
 def load_resident(spec: ModelSpec, report: Report) -> Resident:
     """Read ``spec``'s base into memory; its adapters come later. Raises what `load_base` raises."""
-    return Resident(spec.base, spec.without_adapters(), load_base(spec, report))
-
-
-def read_adapter(resident: Resident, path: str, report: Report) -> Attached:
-    """Validate and read the adapter in folder ``path`` for ``resident``; nothing on the base changes yet.
-
-    Raises `AdapterInvalid` with every problem found.
-    """
-    folder = Path(path)
-    report(Status("loading", f"attaching adapter {folder.name}"))
-    info = inspect_adapter(folder)
-    if info.problems:
-        raise AdapterInvalid(f"Adapter {folder.name!r} cannot be used. {' '.join(info.problems)}")
-    files = fingerprint(folder)
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise AdapterInvalid(
-            f"Adapter {folder.name!r} is of a kind that PEFT does not know ({info.peft_type}): {error}.",
-            "Use a newer peft, or another adapter.",
-        ) from error
-    if getattr(config, "use_dora", False) and resident.loaded.plan.quantization != "none":
-        raise AdapterInvalid(
-            f"Adapter {folder.name!r} is a DoRA, which is measured against the base's own weights, and this base is "
-            f"quantized ({resident.loaded.plan.quantization}): they are no longer there in full.",
-            "Load the base without quantization.",
-        )
-    try:
-        names = read_safetensors_header(folder / WEIGHTS_FILE)
-        plain = info.peft_type == "LORA" and is_plain(config, resident.model, names)
-        # What our own pass does not go through it would leave out in silence; PEFT does not.
-        plain = plain and (resident.packed is None or lora_pairs(names).keys() <= resident.packed.linears)
-        weights = read_weights(folder, config, resident.model) if plain else None
-        warned = _warnings(resident, info, config, weights)
-        tokenizer = adapter_tokenizer(folder, resident.loaded.tokenizer, resident.vocabulary)
-        sha256 = content_hash(folder)
-    except PlaygroundError:
-        raise
-    except Exception as error:  # a malformed configuration breaks PEFT's own matching in many ways
-        raise AdapterInvalid(
-            f"Adapter {folder.name!r} cannot be read: {type(error).__name__}: {error}.",
-            "Check adapter_config.json, or save the adapter again with PEFT.",
-        ) from error
-    loaded = LoadedAdapter(
-        name=folder.name,
-        path=path,
-        sha256=sha256,
-        bytes=info.bytes,
-        exclusive=weights is None,
-        moves_logits=False,
-        warnings=warned,
-    )
-    return Attached(loaded, files, tokenizer, weights)
-
-
-def _warnings(resident: Resident, info: AdapterInfo, config: Any, weights: LoraWeights | None) -> tuple[str, ...]:
-    found = []
-    names = {resident.base, str(resident.loaded.path), resident.loaded.path.name}
-    if info.base and info.base not in names and Path(info.base).name not in {Path(name).name for name in names}:
-        found.append(f"It was trained on {info.base!r}; make sure that this is the same model.")
-    missing = missing_layers(config, resident.model, weights) if weights is not None else []
-    if missing:
-        found.append(f"It has no weights for {len(missing)} layers that its configuration names ({missing[0]} …).")
-    return tuple(found)
+    loaded = load_base(spec, report)
+    return Resident(spec.base, spec.without_adapters(), loaded, identity=base_identity(loaded.path))

@@ -65,6 +65,14 @@ class Row:
         return attached.info.sha256, scale
 
     @property
+    def alone(self) -> bool:
+        """True when its passes hold nothing but this row, so that no rounding depends on who else is there.
+
+        It needs no lane of its own for that: passes of other rows come in between and leave nothing behind.
+        """
+        return self.request.settings.reproducible
+
+    @property
     def settled(self) -> bool:
         """True once the last event or the exception was sent."""
         return self._settled

@@ -21,11 +21,6 @@ _FIRST_CANDIDATES = 512
 _COLDEST = 1e-6
 
 
-def row_seed(seed: int, index: int) -> int:
-    """The seed of answer ``index`` of a request: the first answer has the request's own."""
-    return (seed + index * 0x9E3779B97F4A7C15) % 2**63
-
-
 @dataclass
 class Sampler:
     """Chooses one row's tokens. ``prompt_ids`` count as repeated when ``settings.penalize_prompt``."""
@@ -215,9 +210,14 @@ def log_probabilities(logits: torch.Tensor, tokens: Sequence[int]) -> list[float
     return values
 
 
-def likeliest(logits: torch.Tensor, count: int) -> list[tuple[int, float]]:
-    """The raw model's ``count`` likeliest tokens for ``logits`` [vocab], as (id, log-probability)."""
-    if not count:
-        return []
-    best = (logits - torch.logsumexp(logits, dim=0)).topk(min(count, logits.numel()))
-    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+def likeliest(logits: torch.Tensor, counts: Sequence[int]) -> list[list[tuple[int, float]]]:
+    """The raw model's likeliest tokens as (id, log-probability) for ``logits`` [rows, vocab], ``counts`` of each row."""
+    found: list[list[tuple[int, float]]] = [[] for _ in counts]
+    asked = [at for at, count in enumerate(counts) if count]
+    if asked:
+        rows = _rows(logits, asked)
+        best = rows.topk(min(max(counts), rows.shape[1]), dim=-1)
+        values = best.values - torch.logsumexp(rows, dim=-1, keepdim=True)
+        for at, ids, own in zip(asked, best.indices.tolist(), values.tolist(), strict=True):
+            found[at] = list(zip(ids, own, strict=True))[: counts[at]]
+    return found

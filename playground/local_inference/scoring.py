@@ -14,13 +14,15 @@ import torch
 
 from playground.errors import ContextOverflow, InvalidRequest
 from playground.local_inference.cache import Prepared
-from playground.local_inference.decode import needs_whole_prompt
+from playground.local_inference.decode import needs_whole_prompt, takes_logits_to_keep
 from playground.local_inference.packed import Reading
 from playground.local_inference.resident import Applied, Resident
 from playground.local_inference.templates import render_prompt
 from playground.types import GenerationRequest, ModelSpec, Scores, Token
 
-# Positions whose distributions are held at once; each costs 4 bytes for every word of the vocabulary and every model.
+# What the distributions of one chunk may take: 4 bytes for every position, word of the vocabulary and model.
+CHUNK_BYTES = 64_000_000
+# And more positions than this are never read at once, so that rows that are being answered do not wait for them.
 CHUNK = 64
 MOST_ALTERNATIVES = 20
 
@@ -40,11 +42,12 @@ def score(
             "These models are not on the same base.", "Score models of one base, dtype and quantization."
         )
     tokenizer = resident.tokenizer(prepared[0].applied)
-    prompt = render_prompt(request, tokenizer, resident.loaded.window).token_ids
+    prompt = render_prompt(request, tokenizer, resident.window(prepared[0].applied)).token_ids
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    if len(prompt) + len(ids) > resident.loaded.window:
+    window = min(resident.window(one.applied) for one in prepared)
+    if len(prompt) + len(ids) > window:
         raise ContextOverflow(
-            f"The prompt has {len(prompt)} tokens and the answer {len(ids)}; the model reads {resident.loaded.window}.",
+            f"The prompt has {len(prompt)} tokens and the answer {len(ids)}; the model reads {window}.",
             "Shorten one of them.",
         )
     scorer = Scorer(resident, [one.applied for one in prepared], prompt, ids, top)
@@ -71,7 +74,7 @@ class Scorer:
         self._first = len(prompt) - 1  # the position that predicts the answer's first token
         self._top = top
         self._at = 0
-        self._size = len(self._ids) if needs_whole_prompt(resident.model.config) else CHUNK
+        self._size = self._positions_at_once()
         self._readers = self._make_readers()
         self._found: list[list[tuple[int, float, list[tuple[int, float]], float]]] = [[] for _ in applied]
 
@@ -95,20 +98,26 @@ class Scorer:
 
     def _make_readers(self) -> list[Any]:
         if self._resident.packed is None or any(applied.exclusive for applied in self._applied):
-            return [None] * len(self._applied)
-        return [self._resident.packed.reading(len(self._ids) - 1) for _ in self._applied]
+            return [applied.prefix.copy() if applied.prefix else None for applied in self._applied]
+        return [self._resident.reading(applied, len(self._ids) - 1) for applied in self._applied]
+
+    def _positions_at_once(self) -> int:
+        """How long a chunk is: all of the text where the model must read it whole."""
+        if needs_whole_prompt(self._resident.model.config):
+            return len(self._ids)
+        return max(1, min(CHUNK, CHUNK_BYTES // (4 * self._resident.vocabulary * len(self._applied))))
 
     def _chunk(self) -> None:
         start, end = self._at, min(self._at + self._size, len(self._ids) - 1)
         ids = self._ids[start:end]
         skip = max(0, self._first - start)  # the prompt's own tokens are not scored
-        distributions = self._read(ids)
+        distributions = self._read(ids, skip)
         self._at = end
         if skip < len(ids):
-            self._note([d[skip:] for d in distributions], self._ids[start + skip + 1 : end + 1])
+            self._note(distributions, self._ids[start + skip + 1 : end + 1])
 
-    def _read(self, ids: Sequence[int]) -> list[torch.Tensor]:
-        """Logits [positions, vocab] float32 after each of ``ids``, for each model."""
+    def _read(self, ids: Sequence[int], skip: int) -> list[torch.Tensor]:
+        """Logits [positions, vocab] float32 after each of ``ids`` but for the first ``skip``, for each model."""
         packed = self._resident.packed
         if packed is not None and isinstance(self._readers[0], Reading):
             pieces = [(reading, ids) for reading in self._readers]
@@ -117,16 +126,18 @@ class Scorer:
             )
             for reading in self._readers:
                 reading.read += len(ids)
-            return list(logits.split(len(ids)))
-        return [self._read_alone(at, applied, ids) for at, applied in enumerate(self._applied)]
+            return [own[skip:] for own in logits.split(len(ids))]
+        return [self._read_alone(at, applied, ids, skip) for at, applied in enumerate(self._applied)]
 
-    def _read_alone(self, at: int, applied: Applied, ids: Sequence[int]) -> torch.Tensor:
-        """The same through transformers' own forward pass, on the model's own cache."""
+    def _read_alone(self, at: int, applied: Applied, ids: Sequence[int], skip: int) -> torch.Tensor:
+        """The same through transformers' own forward pass, on the model's own cache; what is skipped costs no logits."""
+        wanted = max(0, len(ids) - skip)
         with self._resident.running(applied) as model, torch.inference_mode():
             read = torch.tensor([list(ids)], device=self._resident.device)
-            output = model(input_ids=read, past_key_values=self._readers[at], use_cache=True)
+            options = {"logits_to_keep": max(1, wanted)} if takes_logits_to_keep(model) else {}
+            output = model(input_ids=read, past_key_values=self._readers[at], use_cache=True, **options)
             self._readers[at] = output.past_key_values
-            return output.logits[0].float().cpu()
+            return output.logits[0, output.logits.shape[1] - wanted :].float().cpu()
 
     def _note(self, logits: Sequence[torch.Tensor], expected: Sequence[int]) -> None:
         first: torch.Tensor | None = None

@@ -131,8 +131,8 @@ class SlotCache:
             self._slab(slot.length + 1).add(slot, source)
 
     def bytes(self) -> int:
-        """Memory of all slabs."""
-        return sum(slab.bytes() for slab in self._slabs.values())
+        """Memory of all slabs; any thread may ask, while others come."""
+        return sum(slab.bytes() for slab in list(self._slabs.values()))
 
     def _slab(self, positions: int) -> Slab:
         capacity = bucket(positions)

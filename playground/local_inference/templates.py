@@ -61,6 +61,14 @@ def render_prompt(request: GenerationRequest, tokenizer: Any, window: int) -> Re
     return RenderedPrompt(text, tuple(ids), window, dropped, fits, " ".join(notices))
 
 
+def template_text(request: GenerationRequest, tokenizer: Any) -> str:
+    """The chat template's text as it was applied to ``request``; "" where none was."""
+    if request.template != "chat" or not tokenizer.chat_template:
+        return ""
+    text: str = tokenizer.get_chat_template()
+    return text
+
+
 def extra_stops(request: GenerationRequest, tokenizer: Any) -> tuple[str, ...]:
     """Stop sequences that the prompt's layout itself calls for."""
     return _PLAIN_STOP if request.template == "chat" and not tokenizer.chat_template else ()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
-import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from playground.local_inference.headers import (
     lora_pairs,
     read_json,
 )
+from playground.local_inference.patterns import is_quick
 
 Config = Mapping[str, Any]
 Tensors = Mapping[str, TensorHeader]
@@ -35,9 +36,19 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 # Loading one of these into a model changes the model's own weights for good, so it may never touch a shared base.
 _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Those whose change of the base follows from the base's weights alone: pissa.py turns them into a LoRA.
+_BECOMES_LORA = ("pissa", "olora")
+# Kinds that need a task with each answer, or attention of their own.
+_UNSERVED_KINDS = {"MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "POLY"}
 _PROMPT_LEARNING = {
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE",
 }  # fmt: skip
+# Why the same request would have other answers.
+_WEIGHS_THE_PASS = (
+    "it weighs its parts by all tokens that the model reads in one pass, so the same text has other answers when it is read "
+    "in other pieces"
+)
+_DRAWS = "with sample_at_inference it draws random numbers in every layer, which no request's seed decides"
 # What the tensor names of a kind contain; kinds that are not here are not looked at.
 _MARKS = {
     "ADALORA": "lora_", "IA3": "ia3_", "LOHA": "hada_", "LOKR": "lokr_", "OFT": "oft_", "BOFT": "boft_", "VERA": "vera_",
@@ -67,18 +78,40 @@ def config_findings(config: Config) -> Iterator[Finding]:
     if kinds and kind not in kinds:
         yield found("unknown-kind", kind=repr(kind), version=peft_version())
         return
-    if kind in _PROMPT_LEARNING:
+    if kind in _UNSERVED_KINDS:
         yield found("unsupported-kind", kind=kind)
+    elif config.get("alora_invocation_tokens"):  # where it begins in the text PEFT forgets after the prompt
+        yield found("unsupported-kind", kind="Activated LoRA (aLoRA)")
+    if kind == "LILY":
+        yield found("unsteady-kind", kind=kind, why=Shown(_WEIGHS_THE_PASS))
+    elif kind == "PVERA" and config.get("sample_at_inference"):
+        yield found("unsteady-kind", kind=kind, why=Shown(_DRAWS))
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         yield found("other-task", task=task)
     init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.lower().startswith(_REWRITES_BASE):
+    if kind == "LORA" and isinstance(init, str) and init.lower() in _BECOMES_LORA:
+        yield found("becomes-lora", init=repr(init))
+    elif isinstance(init, str) and init.lower().startswith(_REWRITES_BASE):
         yield found("rewrites-base", init=repr(init))
     if config.get("layer_replication"):
         yield found("repeats-layers")
+    reaches = _reaches_out(kind, config)
+    if reaches:
+        yield found("reaches-out", field=reaches, value=repr(config.get(reaches)))
     yield from _field_findings(kind, config)
     yield from _unknown_fields(kind, config)
+
+
+def _reaches_out(kind: str, config: Config) -> str:
+    """The field with which the adapter would have PEFT read other files, download, or import a module; "" for none."""
+    if config.get("megatron_config"):
+        return "megatron_core"
+    if kind == "XLORA":
+        return "adapters"
+    if kind == "SHADOW" and config.get("shadow_model", "mirror") != "mirror":
+        return "shadow_model"
+    return ""
 
 
 def tensor_findings(config: Config, tensors: Tensors) -> Iterator[Finding]:
@@ -92,6 +125,14 @@ def tensor_findings(config: Config, tensors: Tensors) -> Iterator[Finding]:
             yield unreadable
         elif kind == "LORA":
             yield from _lora_findings(config, tensors)
+
+
+def shares_batches(config: Config, tensors: Tensors) -> bool:
+    """Whether rows with this adapter can share a batch with others: plain LoRA and DoRA on linears, and soft prompts."""
+    kind = config.get("peft_type")
+    if kind == "LORA":
+        return 2 * len(lora_pairs(tensors)) + len(dora_magnitudes(tensors)) == len(tensors)
+    return isinstance(kind, str) and kind in _PROMPT_LEARNING - _UNSERVED_KINDS
 
 
 def base_findings(config: Config, tensors: Tensors, base: Path) -> Iterator[Finding]:
@@ -136,12 +177,15 @@ def pattern_value(patterns: Any, module: str, default: Any) -> Any:
     return default
 
 
+def is_vocabulary(name: str) -> bool:
+    """Whether the tensor is an embedding or a head, which come along whole when the vocabulary was changed."""
+    return bool(_VOCABULARY.search(name))
+
+
 def _matches(pattern: str, name: str) -> bool | None:
     """Whether the regular expression matches; None for one that is wrong, or that could be kept busy for ever."""
-    repeats = len(re.findall(r"[*+]|\{\d*,\d*\}", pattern))
-    repeated_groups = re.search(r"\)[*+{]", pattern)
     sets_of_sets = re.search(r"\[\[|--|&&|~~|\|\|", pattern)  # Python warns that they will mean something else one day
-    if repeats > 3 or repeated_groups or sets_of_sets or len(pattern) > 2000 or len(name) > 300:
+    if sets_of_sets or len(name) > 300 or not is_quick(pattern, len(name)):
         return None
     try:
         return re.match(pattern, name) is not None
@@ -157,7 +201,7 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return (_whole(value) or isinstance(value, float)) and math.isfinite(value)
+    return (_whole(value) or isinstance(value, float)) and abs(value) <= sys.float_info.max  # NaN is not
 
 
 def _rank(value: Any) -> bool:
@@ -347,7 +391,8 @@ def _target_findings(config: Config, modules: Sequence[str]) -> Iterator[Finding
     targets = config.get("target_modules")
     if config.get("target_parameters") or config.get("modules_to_save"):
         return
-    outside = [module for module in modules if _targeted(targets, module) is False]
+    quick = _quick(targets)
+    outside = [module for module in modules if _targeted(quick, module) is False]
     if outside and len(outside) == len(modules):
         shown = targets if isinstance(targets, str) else ", ".join(str(target) for target in targets or ())
         yield found("targets-none", targets=shown or "empty", first=outside[0])
@@ -355,13 +400,18 @@ def _target_findings(config: Config, modules: Sequence[str]) -> Iterator[Finding
         yield found("targets-some", count=len(outside), first=outside[0])
 
 
+def _quick(targets: Any) -> Any:
+    """``target_modules`` for many look-ups: a list may be a hundred thousand names long."""
+    return frozenset(target for target in targets if isinstance(target, str)) if isinstance(targets, list) else targets
+
+
 def _targeted(targets: Any, module: str) -> bool | None:
     """Whether ``target_modules`` names ``module``; None when that cannot be told from here."""
     if isinstance(targets, str):
         return True if targets == "all-linear" else _matches(f"(?:{targets})$", module)
-    if not isinstance(targets, list):
+    if not isinstance(targets, frozenset):
         return None
-    return any(module == target or module.endswith(f".{target}") for target in targets)
+    return not targets.isdisjoint(module[at:] for at in (0, *(dot.end() for dot in re.finditer(r"\.", module))))
 
 
 def _other_names(config: Config, tensors: Tensors) -> Iterator[Finding]:
@@ -432,8 +482,9 @@ def _fit_findings(model: Config, tensors: Tensors, stored: Tensors) -> Iterator[
     for module, (ours, theirs) in list(wrong.items())[:1]:
         yield found("shape-misfit", module=module, adapter=_arrow(ours), base=_arrow(theirs), more=more(wrong))
     own = [header for name, header in tensors.items() if _VOCABULARY.search(name) and header.shape]
-    if own and own[0].shape[0] != model.get("vocab_size"):
-        yield found("own-vocabulary", rows=own[0].shape[0], base=model.get("vocab_size"))
+    rows = model.get("vocab_size")
+    if own and own[0].shape[0] != rows:
+        yield found("own-vocabulary", rows=own[0].shape[0], base=rows)
 
 
 def _missing_layers(config: Config, tensors: Tensors, stored: Tensors) -> Iterator[Finding]:
@@ -443,12 +494,11 @@ def _missing_layers(config: Config, tensors: Tensors, stored: Tensors) -> Iterat
         config.get(field) not in (None, [], "") for field in choosing
     ):
         return
+    targets = _quick(config.get("target_modules"))
     having = {**lora_pairs(tensors), **embedding_pairs(tensors)}
     matrices = [name.removesuffix(".weight") for name, header in stored.items() if len(header.shape) == 2]
-    missing = [
-        module for module in matrices if module not in having and _targeted(config.get("target_modules"), module)
-    ]
-    if missing and any(_targeted(config.get("target_modules"), module) for module in having):
+    missing = [module for module in matrices if module not in having and _targeted(targets, module)]
+    if missing and any(_targeted(targets, module) for module in having):
         yield found("layers-missing", count=len(missing), first=missing[0])
 
 

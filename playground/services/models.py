@@ -9,11 +9,20 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from playground.config import AppConfig, ModelEntry, existing_folder, is_path
 from playground.errors import AdapterInvalid, ModelBusy, ModelNotFound, ModelNotLoaded
 from playground.local_inference import LocalInference
-from playground.local_inference.adapters import discover_adapters, inspect_adapter
+from playground.local_inference.adapters import AdapterReport as AdapterReport
+from playground.local_inference.adapters import Finding as Finding
+from playground.local_inference.adapters import (
+    adapter_folders,
+    check_adapter,
+    fingerprint,
+    inspect_adapter,
+    place,
+)
 from playground.services.kept import Kept
 from playground.services.threads import in_own_thread
 from playground.types import (
@@ -26,6 +35,10 @@ from playground.types import (
     ResidentInfo,
     Status,
 )
+
+if TYPE_CHECKING:
+    from playground.local_inference.doctor import Diagnosis as Diagnosis  # for the pages' views as well, like these two
+    from playground.local_inference.doctor import Layer as Layer
 
 MEMORY_SECONDS = 0.5
 
@@ -47,6 +60,7 @@ class Models:
         self._engine = engine
         self._config = config
         self._memory: Kept[MemoryReport] = Kept(MEMORY_SECONDS)
+        self._sound: dict[Path, tuple[object, AdapterInfo]] = {}
 
     def offered(self) -> tuple[OfferedModel, ...]:
         """Every configured model, in the configuration's order, with its adapters."""
@@ -56,13 +70,17 @@ class Models:
         )
 
     def adapters(self, base: str) -> tuple[AdapterInfo, ...]:
-        """The adapters known for ``base`` (a name or path), the ones added at start included; names are unique.
+        """The adapters known for ``base`` (a name or path), those added at start or since then included; names are unique.
 
-        Reads JSON and headers only. Broken ones are listed too, with their problems.
+        Reads JSON and headers only, and again only what has changed. Broken ones are listed too, with their problems.
         """
         entry = self._entry(base)
-        folders = (*(entry.adapters if entry else ()), *self._config.adapters)
-        found = [info for folder in folders for info in discover_adapters(Path(folder))]
+        offered: tuple[str | Path, ...] = (
+            *(entry.adapters if entry else ()),
+            *self._config.adapters,
+            self._config.uploads,
+        )
+        found = [self._inspected(folder) for top in offered for folder in adapter_folders(Path(top))]
         return _with_unique_names(list({info.path: info for info in found}.values()))
 
     def spec(
@@ -147,6 +165,50 @@ class Models:
         """Memory of the engine's device; at most half a second old, however many ask."""
         return self._memory.get("memory", self._engine.memory)
 
+    def report(self, base: str, adapter: str) -> AdapterReport:
+        """Everything found about ``adapter``, names as a person types them: files, configuration, numbers, fit to ``base``.
+
+        Blocks; milliseconds when it is asked again. Problems of the adapter are in the report, but for links out of what
+        is offered. Raises `AdapterInvalid` and `ModelNotFound` as `spec` does.
+        """
+        from playground.local_inference.doctor import full_report  # numpy, which listing and answering do not need
+
+        folder, model = self._folders(base, adapter)
+        return full_report(folder, model, self._config.adapter_roots, self._config.converted)
+
+    def diagnose(self, base: str, adapter: str) -> Diagnosis:
+        """What every layer of ``adapter`` changes, and how it differs from ``base`` in tokenizer and template.
+
+        Blocks for seconds. Raises what `spec` raises, and `AdapterInvalid` for one whose problems make numbers meaningless.
+        """
+        from playground.local_inference.doctor import examine
+
+        folder, model = self._folders(base, adapter)
+        return examine(folder, model, self._config.adapter_roots, self._config.converted)
+
+    def _folders(self, base: str, adapter: str) -> tuple[Path, Path | None]:
+        """The folders of ``adapter`` and of ``base``, None where that one is not on this machine."""
+        from playground.local_inference.places import locate  # huggingface_hub, likewise
+
+        spec = self.spec(base, adapter)
+        if not spec.adapters:
+            raise AdapterInvalid("No adapter was named.", "Pick one, or type the folder of an adapter.")
+        model = existing_folder(locate(spec.base))
+        return Path(spec.adapters[0][0]), Path(model) if model else None
+
+    def _inspected(self, folder: Path) -> AdapterInfo:
+        """`inspect_adapter`, remembered for a sound one until its folder, or one of the files that count, is another."""
+        state: object = None
+        with contextlib.suppress(OSError):  # it is being taken away: the inspection says what is there
+            state = (place(str(folder)), os.stat(folder).st_mtime_ns, fingerprint(folder))
+        known = self._sound.get(folder)
+        if known and state and known[0] == state:
+            return known[1]
+        info = inspect_adapter(folder, self._config.adapter_roots, pickles=self._config.allow_pickle)
+        if not info.problems:
+            self._sound[folder] = (state, info)
+        return info
+
     def _entry(self, base: str) -> ModelEntry | None:
         base = base.strip()
         if base in self._config.models:
@@ -178,6 +240,7 @@ class Models:
         known = self.adapters(base)
         for info in known:
             if adapter in (info.name, info.path):
+                self._refuse_links_out(info.path)
                 return info.path
         names = ", ".join(info.name for info in known) or "none"
         if not self._config.free_paths:
@@ -202,7 +265,19 @@ class Models:
             if adapter_path not in known:
                 raise AdapterInvalid(f"{adapter_path!r} is not offered here.", "Others can be added with --adapter.")
             return known[adapter_path]
-        return inspect_adapter(Path(adapter_path))
+        return inspect_adapter(Path(adapter_path), pickles=self._config.allow_pickle)
+
+    def _refuse_links_out(self, path: str) -> None:
+        """Raise `AdapterInvalid` where a file of the adapter leads out of what is offered to people elsewhere."""
+        if not self._config.adapter_roots:
+            return
+        out = [
+            finding
+            for finding in check_adapter(Path(path), roots=self._config.adapter_roots).findings
+            if finding.code == "outside-roots"
+        ]
+        if out:
+            raise AdapterInvalid(out[0].message, out[0].remedy)
 
 
 def _with_unique_names(found: list[AdapterInfo]) -> tuple[AdapterInfo, ...]:

@@ -15,7 +15,7 @@ from playground.config import ModelEntry
 from playground.errors import ContextOverflow, EngineFailure, InvalidRequest, ModelBusy, OutOfMemory, QueueFull
 from playground.services.generation import Generation
 from playground.services.models import Models
-from playground.types import GenerationSettings, Message, knobs
+from playground.types import GenerationSettings, LoadedAdapter, Message, ResidentInfo, knobs
 from tests.api.fake_engine import LOADING, FakeEngine, end, text
 
 
@@ -114,6 +114,7 @@ def test_every_accepted_field_reaches_the_engine(ask, fake):
         n=3,
         logprobs=True,
         top_logprobs=4,
+        reproducible=True,
         chat_template_kwargs={"enable_thinking": False},
     )
     (request,) = fake.requests
@@ -136,6 +137,7 @@ def test_every_accepted_field_reaches_the_engine(ask, fake):
         seed=11,
         num_return_sequences=3,
         top_logprobs=4,
+        reproducible=True,
     )
     assert request.chat_template_kwargs == {"enable_thinking": False}
 
@@ -329,10 +331,35 @@ def test_a_slow_load_shows_signs_of_life(ask):
 
 
 def test_a_notice_reaches_the_client(ask):
-    """G7: who left turns out says so, in a stream as a comment, in a whole answer as `notices`."""
+    """G7, G10: turns left out, or an adapter without effect: `notices` in a whole answer and in a stream's last chunk."""
     script = [replace(text("Hi"), notice="2 old turns were left out."), end()]
     assert ask(script).json()["notices"] == ["2 old turns were left out."]
-    assert ": 2 old turns were left out.\n\n" in ask(script, stream=True).text
+    streamed = ask(script, stream=True).text
+    assert ": 2 old turns were left out.\n\n" in streamed
+    *others, last = (json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {"))
+    assert last["notices"] == ["2 old turns were left out."]
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert all("notices" not in chunk for chunk in others)
+
+
+def test_an_adapter_without_effect_is_told_from_one_that_works(config):
+    """G10, A4: `/v1/models` says what is in memory, and what of it changes nothing."""
+    path = {info.name: info.path for info in Models(FakeEngine(), config).adapters("starter")}
+    fake = FakeEngine()
+    known = {"path": config.models["starter"].path, "quantization": "none", "dtype": "float32", "device": "cpu"}
+    resident = ResidentInfo(config.models["starter"].path, **known, parameters=1, bytes=1, context_window=9, loaded_at=0,
+                            adapters=tuple(LoadedAdapter(name, path[name], "0", 1, False, name == "pirate")
+                                           for name in ("pirate", "sql")))  # fmt: skip
+    fake.residents = lambda: (resident,)
+    listed = {model.id: model for model in ServedModels(Models(fake, config)).list().data}
+    assert (listed["starter"].loaded, listed["starter:pirate"].loaded, listed["starter:json"].loaded) == (
+        True,
+        True,
+        False,
+    )
+    assert (listed["starter:pirate"].no_effect, listed["starter:pirate"].problems) == (False, [])
+    assert listed["starter:sql"].no_effect
+    assert listed["starter:sql"].problems == ["Adapter 'sql' has no effect: no answer changes with it."]
 
 
 def test_models_lists_bases_and_their_adapters(client):

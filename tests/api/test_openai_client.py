@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import openai
 import pytest
 
 from playground.api import create_app
-from playground.config import load_config
+from playground.config import ROOT, load_config
 from playground.services.generation import Generation
 from playground.services.models import Models
 from tests.api.conftest import listening
@@ -70,6 +72,26 @@ def test_a_seed_gives_the_same_answer_again(client):
     asked = {"model": "starter", "messages": QUESTION, "temperature": 1.5, "seed": 5, "max_tokens": 12}
     first, second = (client.chat.completions.create(**asked).choices[0].message.content for _ in range(2))
     assert first == second
+
+
+def test_every_answer_says_what_made_it(client):
+    """G10, A4: an extra field that the official client passes on, in the whole answer and in a stream's last chunk."""
+    asked = {"model": "starter:pirate", "messages": QUESTION, "temperature": 1.5, "max_tokens": 12}
+    made = client.chat.completions.create(**asked).provenance
+    assert (made["base"], made["adapters"][0][0], made["template"]) == ("starter", "pirate", "chat")
+    assert len(made["base_hash"]) == len(made["template_hash"]) == len(made["adapters"][0][1]) == 64
+    chunks = list(client.chat.completions.create(**asked, seed=made["seed"], stream=True))
+    assert chunks[-1].choices[0].finish_reason
+    assert chunks[-1].provenance | {"settings": {}} == made | {"settings": {}}
+    assert not any(hasattr(chunk, "provenance") for chunk in chunks[:-1])
+
+
+def test_an_answer_may_be_asked_to_be_reproducible(client):
+    """G3, A4: and it says that it is exact."""
+    asked = {"model": "starter", "messages": QUESTION, "max_tokens": 4, "extra_body": {"reproducible": True}}
+    made = client.chat.completions.create(**asked).provenance
+    assert made["exact"] is True
+    assert made["settings"]["reproducible"] is True
 
 
 def test_a_stop_sequence_is_not_shown(client):
@@ -144,6 +166,29 @@ def test_clients_that_leave_free_their_rows(engine):
         for connection in leaving:
             connection.close()
         wait_until(lambda: engine.activity() == (0, 0))
+
+
+def test_an_adapter_without_effect_is_an_error_state_in_every_answer(engine, tmp_path):
+    """G10, A4: in the whole answer, in the stream's last chunk and in the list of models."""
+    from safetensors.torch import load_file, save_file
+
+    idle = shutil.copytree(ROOT / "assets" / "adapters" / "pirate", tmp_path / "idle")
+    weights = idle / "adapter_model.safetensors"
+    zeroed = {name: tensor * ("lora_B" not in name) for name, tensor in load_file(weights).items()}
+    save_file(zeroed, weights, {"format": "pt"})
+    config = replace(load_config(), adapters=(str(idle),))
+    asked = {"model": "starter:idle", "messages": QUESTION, "max_tokens": 3}
+    with (
+        listening(create_app(config, Models(engine, config), Generation(engine))) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        whole = client.chat.completions.create(**asked)
+        last = list(client.chat.completions.create(**asked, stream=True))[-1]
+        listed = {model.id: model for model in client.models.list()}
+    assert "Adapter 'idle' has no effect" in whole.notices[0]
+    assert last.notices == whole.notices
+    assert listed["starter:idle"].no_effect
+    assert not listed["starter:pirate"].no_effect
 
 
 def test_pages_and_api_share_one_port_and_one_engine(live_app, client):

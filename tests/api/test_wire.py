@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from playground.api import wire
+from playground.api.schemas import ChatCompletion, Made
 from playground.errors import EngineFailure
-from playground.types import GenerationEvent, Status, Token
+from playground.types import GenerationEvent, GenerationSettings, Provenance, Status, Token
 from tests.api.fake_engine import LOADING, end, text
 
 REPLY = wire.Reply("chatcmpl-1", 7, "starter:pirate")
@@ -68,6 +70,21 @@ def test_logprobs_have_openais_shape_and_no_false_bytes():
             ],
         }
     ]
+
+
+def test_the_end_of_an_answer_carries_what_made_it():
+    """G10: in the whole reply and on the chunk with the finish reason; the schema knows every field of it."""
+    made = Provenance("m", "", (("pirate", "ab", 0.5),), "none", "float32", "cpu", "chat", GenerationSettings(), 3, {})
+    event = replace(end(), provenance=made)
+    (last,) = wire.progress(REPLY, event, ["Something to know."])
+    assert parsed(last)["provenance"]["adapters"] == [["pirate", "ab", 0.5]]
+    assert parsed(last)["notices"] == ["Something to know."]
+    answers = wire.Answers(1)
+    answers.add(event)
+    whole = json.loads(json.dumps(wire.completion(REPLY, answers)))
+    assert whole["provenance"] == parsed(last)["provenance"]
+    assert set(whole["provenance"]) == set(Made.model_fields)
+    assert ChatCompletion.model_validate(whole).provenance is not None
 
 
 def test_usage_counts_the_prompt_once_and_the_answers_together():

@@ -215,9 +215,14 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("unknown-kind", _configured(peft_type="lora"), "peft_type is 'lora'"),
     ("unknown-kind", _configured(peft_type="CAUSAL_LM"), "peft_type is 'CAUSAL_LM'"),
     ("unknown-kind", _configured(peft_type="GLITTER"), "use a newer peft"),
-    ("unsupported-kind", _configured(peft_type="PREFIX_TUNING"), "not supported yet"),
+    ("unsupported-kind", _configured(peft_type="MULTITASK_PROMPT_TUNING"), "not supported: they need"),
+    ("unsteady-kind", _configured(peft_type="LILY"), "by all tokens that the model reads in one pass"),
+    ("unsteady-kind", _configured(peft_type="PVERA", sample_at_inference=True), "draws random numbers in every layer"),
     ("other-task", _configured(task_type="SEQ_CLS"), "not for text generation"),
     ("rewrites-base", _configured(init_lora_weights="pissa_niter_4"), "rewrites the base"),
+    ("reaches-out", _configured(peft_type="XLORA", adapters={"0": "org/other"}), "adapters ({'0': 'org/other'})"),
+    ("reaches-out", _configured(peft_type="SHADOW", shadow_model="org/other"), "shadow_model ('org/other')"),
+    ("reaches-out", _configured(megatron_config={"a": 1}, megatron_core="megatron.core"), "megatron_core"),
     ("repeats-layers", _configured(layer_replication=[[0, 2]]), "repeats layers"),
     ("bad-field", _configured(lora_alpha=None), "lora_alpha is None"),
     ("bad-field", _configured(lora_alpha=float("nan")), "lora_alpha is nan"),
@@ -276,9 +281,12 @@ BROKEN: list[tuple[str, Break, str]] = [
 
 # What is only seen beside a base, or in the folder's place: tested by hand.
 BY_HAND = {
-    "no-folder", "outside-roots", "unreadable", "other-base", "base-not-named", "fit-unchecked", "shape-misfit",
-    "layers-beyond", "layers-missing", "modules-absent", "own-vocabulary",
+    "no-folder", "outside-roots", "unreadable", "no-fit", "fit-shape", "fit-unexpected", "fit-missing",
+    "other-base", "base-not-named", "fit-unchecked", "shape-misfit", "layers-beyond", "layers-missing",
+    "modules-absent", "own-vocabulary", "becomes-lora",
 }  # fmt: skip
+# What is said of pickles where they are allowed: test_pickles.py.
+BY_PICKLES = {"pickle-allowed", "pickle-refused"}
 # What the numbers and the tokenizer's files tell: test_doctor.py.
 BY_DOCTOR = {
     "not-finite", "no-effect", "untrained-layers", "end-token-differs", "minor-token-differs", "template-differs",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from playground.local_inference.adapters import place
 from playground.local_inference.cache import Residents
 from playground.types import ModelSpec
 
@@ -271,3 +272,89 @@ def test_closing_ends_the_watch() -> None:
     shelf.get("one")
     shelf.residents.close()
     assert _wait_until(lambda: threading.active_count() <= before)
+
+
+# Adapters, and what is on its way.
+
+
+def _with_adapters(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let adapters be attached: each is its own path."""
+    monkeypatch.setattr(Held, "apply", lambda self, spec: None if _lacks(self, spec) else tuple(spec.adapters))
+    monkeypatch.setattr(shelf.residents, "_attach", lambda resident, path, report: f"attached {path}")
+
+
+def _lacks(held: Held, spec: ModelSpec) -> bool:
+    return any(place(path) not in held.adapters for path, _ in spec.adapters)
+
+
+def test_the_idle_adapter_unused_for_longest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G1: those that rows need stay, and asking again counts as use."""
+    shelf = Shelf()
+    _with_adapters(shelf, monkeypatch)
+    for name in ("/a", "/b", "/c", "/a"):
+        held = shelf.get("one", adapters=((name, 1.0),))
+    assert shelf.residents.idle_adapters() == [(held, "/b"), (held, "/c"), (held, "/a")]
+    assert shelf.residents.drop_adapter(lambda one: False) is None
+    assert shelf.residents.drop_adapter(lambda one: True, needed={"attached /b"}) == (held, "attached /c")
+    assert set(held.adapters) == {"/a", "/b"}
+    assert shelf.residents.drop_adapter(lambda one: one is held) == (held, "attached /b")
+    assert shelf.residents.drop_adapter(lambda one: True, needed={"attached /a"}) is None
+
+
+def test_adapters_that_are_just_being_attached_are_not_dropped_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G1: else a mix of two would never come together where there is room for one."""
+    shelf = Shelf()
+    _with_adapters(shelf, monkeypatch)
+    shelf.get("one", adapters=(("/old", 1.0),))
+    seen: list[list[tuple[Any, str]]] = []
+
+    def attach(resident: Any, path: str, report: Any) -> str:
+        seen.append(shelf.residents.idle_adapters())
+        return f"attached {path}"
+
+    monkeypatch.setattr(shelf.residents, "_attach", attach)
+    held = shelf.get("one", adapters=(("/a", 1.0), ("/b", 1.0)))
+    assert seen == [[(held, "/old")]] * 2
+    assert len(shelf.residents.idle_adapters()) == 3
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_base_that_is_only_being_loaded_is_settling_until_nobody_holds_it(
+    monkeypatch: pytest.MonkeyPatch, pinned: bool
+) -> None:
+    """G1: whoever needs its room waits for that moment; one that a row will use is in use already."""
+    shelf = Shelf()
+    _with_adapters(shelf, monkeypatch)
+    during: list[tuple[list[Any], list[Any]]] = []
+
+    def attach(resident: Any, path: str, report: Any) -> str:
+        during.append((shelf.residents.settling(), shelf.residents.idle()))
+        return f"attached {path}"
+
+    monkeypatch.setattr(shelf.residents, "_attach", attach)
+    spec = ModelSpec("one", adapters=(("/a", 1.0),))
+    held = shelf.residents.prepare(spec, lambda status: None, pinned=pinned).result(5).resident
+    assert during == [([] if pinned else [held], [])]
+    assert (shelf.residents.settling(), shelf.residents.idle()) == ([], [] if pinned else [held])
+    assert held.pins == int(pinned)
+    found = shelf.residents.ready(spec, pinned=False)
+    assert found is not None
+    assert held.pins == int(pinned)
+
+
+def test_a_preparation_that_fails_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G1: neither the base nor its adapters."""
+    shelf = Shelf()
+    monkeypatch.setattr(Held, "apply", lambda self, spec: None if spec.adapters else ())
+
+    def attach(resident: Any, path: str, report: Any) -> str:
+        raise KeyError("half an adapter")
+
+    monkeypatch.setattr(shelf.residents, "_attach", attach)
+    spec = ModelSpec("one", adapters=(("/a", 1.0),))
+    for pinned in (True, False):
+        future = shelf.residents.prepare(spec, lambda status: None, pinned=pinned)
+        with pytest.raises(KeyError, match="half an adapter"):
+            future.result(5)
+    (held,) = shelf.residents.all()
+    assert (held.pins, shelf.residents.settling(), shelf.residents._preparing) == (0, [], [])

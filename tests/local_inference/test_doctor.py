@@ -223,6 +223,7 @@ def test_layers_are_measured_against_the_base(tmp_path: Path) -> None:
     assert [layer.module.rpartition("layers.")[2] for layer in found.layers] == [
         f"{i}.{n}" for i in (0, 1) for n in LINEARS
     ]
+    assert [(layer.number, layer.part) for layer in found.layers] == [(i, n) for i in (0, 1) for n in LINEARS]
     assert found.dead == ("model.layers.1.self_attn.k_proj", "model.layers.1.mlp.down_proj")
     shares = {layer.module: layer.relative for layer in found.layers}
     assert list(found.most_changed) == sorted((m for m in shares if shares[m]), key=lambda m: -(shares[m] or 0))[:5]
@@ -244,6 +245,7 @@ def test_embeddings_head_and_experts(tmp_path: Path) -> None:
     found = {layer.module: layer for layer in examine(make(tmp_path / "a", ones, target_modules=targets), base).layers}
     for module in ("model.embed_tokens", "lm_head"):
         norm = 2 * RANK * math.sqrt(TOKENS * HIDDEN)
+        assert (found[module].number, found[module].part) == (None, module)
         assert found[module].norm == pytest.approx(norm)
         assert found[module].relative == pytest.approx(norm / np.linalg.norm(table), rel=1e-5)
     experts = examine(make(tmp_path / "b", pairs() | joined_experts(), target_parameters=["mlp.experts.gate_up_proj"]))
@@ -262,11 +264,62 @@ def test_a_damaged_or_quantized_base_only_lacks_the_shares(tmp_path: Path) -> No
     assert {layer.relative for layer in examine(folder, base).layers} == {None}
 
 
-def test_other_kinds_have_no_layers(tmp_path: Path) -> None:
-    """G9's doctor: what is no LoRA is described, not measured."""
-    tensors = {f"{Q0}.ia3_l": f32(np.ones((HIDDEN, 1)))}
-    found = examine(make(tmp_path / "ia3", tensors, peft_type="IA3", r=..., lora_alpha=...))
+def test_kinds_that_are_not_measured_are_described(tmp_path: Path) -> None:
+    """G9's doctor: what can be said honestly of factors, virtual tokens and weights that are brought in full."""
+    other: dict[str, Any] = {"r": ..., "lora_alpha": ...}
+    factors = {f"{Q0}.ia3_l": f32(np.linspace(0.5, 1.5, HIDDEN)[:, None])}
+    found = examine(make(tmp_path / "ia3", factors, peft_type="IA3", **other))
     assert (found.kind, found.layers, found.parameters, found.rank, found.alpha) == ("IA3", (), HIDDEN, None, None)
+    assert "from 0.5 to 1.5, and on average 0.26 away from 1" in found.notes[0]
+    tokens = {"prompt_embeddings": f32(np.ones((5, HIDDEN)) / math.sqrt(HIDDEN))}
+    found = examine(make(tmp_path / "prompt", tokens, peft_type="PROMPT_TUNING", num_virtual_tokens=5, **other))
+    assert found.notes == ("It puts 5 virtual tokens before the text, of mean length 1.",)
+    vectors = {f"{Q0}.vera_lambda_b": f32(np.ones(HIDDEN))}
+    assert "not measured for VERA" in examine(make(tmp_path / "vera", vectors, peft_type="VERA", **other)).notes[0]
+    saved = pairs() | {f"{PREFIX}model.norm.weight": f32(np.ones(HIDDEN))}
+    found = examine(make(tmp_path / "saved", saved, modules_to_save=["norm"]))
+    assert "1 tensors of the base in full (model.norm.weight)" in found.notes[0]
+    assert len(found.layers) == len(pairs()) / 2
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr", "lokr in parts", "adalora"])
+def test_other_kinds_against_peft_itself(tmp_path: Path, kind: str) -> None:
+    """G9's doctor: LoHa's product, LoKr's Kronecker product and AdaLoRA's triple have the norms of PEFT's delta weights."""
+    import peft
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    targets = {"target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
+    config: Any = {
+        "loha": lambda: peft.LoHaConfig(r=3, alpha=5, **targets),
+        "lokr": lambda: peft.LoKrConfig(r=32, alpha=5, **targets),
+        "lokr in parts": lambda: peft.LoKrConfig(r=2, alpha=5, decompose_both=True, **targets),
+        "adalora": lambda: peft.AdaLoraConfig(init_r=4, target_r=4, lora_alpha=6, total_step=10, **targets),
+    }[kind]()
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 96}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2))
+    model.save_pretrained(tmp_path / "tiny")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped: Any = peft.get_peft_model(model, config)
+        generator = torch.Generator().manual_seed(1)
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.data = torch.randn(parameter.shape, generator=generator)
+        wrapped.save_pretrained(str(tmp_path / "adapter"))
+    found = examine(tmp_path / "adapter", tmp_path / "tiny")
+    assert (len(found.layers), found.unmeasured) == (4, ())
+    for layer in found.layers:
+        module = wrapped.get_submodule(f"base_model.model.{layer.module}")
+        change = module.get_delta_weight("default").detach().double()
+        values = torch.linalg.svdvals(change)
+        shares = values[values > 1e-6 * values[0]] / values.sum()
+        assert layer.norm == pytest.approx(float(change.norm()), rel=1e-5)
+        assert layer.largest == pytest.approx(float(values[0]), rel=1e-5)
+        assert layer.effective_rank == pytest.approx(float(torch.exp(-(shares * shares.log()).sum())), rel=1e-4)
+        assert layer.relative == pytest.approx(
+            float(change.norm() / module.base_layer.weight.double().norm()), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("kind", ["lora", "rslora", "patterns", "dora", "bfloat16"])

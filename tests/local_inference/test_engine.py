@@ -296,13 +296,13 @@ def test_a_long_prompt_is_read_in_pieces_by_a_beam_search(
     asked = 0
     original = beams._read_ahead
 
-    def counted(model: Any, ids: Any, count: int, cancelled: Any) -> Any:
+    def counted(model: Any, ids: Any, count: int, cancelled: Any, prefix: Any) -> Any:
         def ask_and_count() -> bool:
             nonlocal asked
             asked += 1
             return bool(cancelled())
 
-        return original(model, ids, count, ask_and_count)
+        return original(model, ids, count, ask_and_count, prefix)
 
     monkeypatch.setattr(beams, "_read_ahead", counted)
     assert text_of(events_of(inference, request)) == whole

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from playground.errors import ModelUnsupported
+from playground.errors import AdapterInvalid, ModelUnsupported
 from playground.local_inference import LocalInference
 from playground.types import GenerationRequest, GenerationSettings, ModelSpec
 
@@ -45,6 +46,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_5_text": {**LLAMA, **LINEAR},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},
 }
+WINDOW, STATE = "see only a window of the latest tokens", "recurrent layers keep a running state"
+# Whose answers do not share a pass, and what the page says of it.
+ALONE = {
+    "mistral": WINDOW, "gemma2": WINDOW, "gemma3_text": WINDOW, "gpt_oss": WINDOW, "qwen3_5_text": STATE, "mamba": STATE,
+    "phi3": "position embeddings change with the longest text",
+}  # fmt: skip
 SHORT, LONG, CROSSING = "Hello there, how are you?", "word " * 90, "word " * 55
 
 
@@ -79,6 +86,9 @@ def test_a_family_answers_as_plain_transformers(
         request = GenerationRequest(ModelSpec(str(folder)), prompt, settings=settings, template="raw")
         got = [token.id for event in inference.stream(request) for token in event.tokens]
         assert got == greedy_ids(model, tokenizer(prompt)["input_ids"], 20), prompt[:20]
+    info = inference.load(ModelSpec(str(folder)))
+    assert ALONE.get(family, "") in info.alone_because
+    assert info.together == (not info.alone_because) == (family not in ALONE)
     inference.unload(str(folder))
 
 
@@ -161,6 +171,7 @@ def test_a_quantized_base_with_an_adapter(inference: LocalInference, quantizatio
     ("family", "options"),
     [
         ("gpt2", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
+        ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True, "init_lora_weights": "pissa"}),
         ("qwen2", {"target_modules": "all-linear"}),
         ("qwen2", {"target_modules": ["q_proj"], "bias": "all"}),
         ("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj"]}),
@@ -172,7 +183,7 @@ def test_an_adapter_on_another_family_answers_as_peft(
     inference: LocalInference, tokenizer: Any, tmp_path: Path, make_adapter: Any, family: str, options: dict[str, Any]
 ) -> None:
     """G13, G2: transposed linears, biases, experts; and the base is untouched after it."""
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig
 
     base = _make(tmp_path / family, family, tokenizer)
     folder = make_adapter(LoraConfig(r=4, lora_alpha=16, **options), "adapter", base=base)
@@ -188,4 +199,49 @@ def test_an_adapter_on_another_family_answers_as_peft(
 
     assert answer((str(folder), 1.0)) == greedy_ids(PeftModel.from_pretrained(plain(), folder).eval(), ids, 16)
     assert answer() == greedy_ids(plain(), ids, 16)
+    inference.unload(str(base))
+
+
+SOFT = {
+    "prompt tuning": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "prefix tuning": lambda: PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "kind", "refused"),
+    [
+        ("gpt2", "prompt tuning", ""),
+        ("gpt2", "prefix tuning", ""),
+        ("qwen3", "prefix tuning", ""),
+        ("gemma3_text", "prompt tuning", ""),
+        ("mistral", "prompt tuning", ""),
+        ("mistral", "prefix tuning", "this base has sliding windows"),
+        ("qwen3_5_text", "prompt tuning", "this base has recurrent layers"),
+        ("phi3", "prompt tuning", "positions that depend on the whole prompt"),
+    ],
+)
+def test_a_soft_prompt_on_another_family_answers_as_peft_or_says_why_not(
+    inference: LocalInference, tokenizer: Any, tmp_path: Path, make_adapter: Any, family: str, kind: str, refused: str
+) -> None:
+    """G13, R3: learned positions, scaled embeddings, sliding windows; a long prompt in pieces beside the base."""
+    base = _make(tmp_path / family, family, tokenizer)
+    folder = make_adapter(SOFT[kind](), kind.replace(" ", "-"), base=base)
+
+    def answer(*adapters: tuple[str, float]) -> list[int]:
+        settings = GenerationSettings(strategy="greedy", max_new_tokens=16)
+        request = GenerationRequest(ModelSpec(str(base), adapters), LONG, settings=settings, template="raw")
+        return [token.id for event in inference.stream(request) for token in event.tokens]
+
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    ids = tokenizer(LONG)["input_ids"]
+    alone = greedy_ids(plain, ids, 16)
+    assert answer() == alone
+    if refused:
+        with pytest.raises(AdapterInvalid, match=f"is a soft prompt.*{refused}.*Use a LoRA on this base"):
+            answer((str(folder), 1.0))
+    else:
+        assert answer((str(folder), 1.0)) == greedy_ids(PeftModel.from_pretrained(plain, folder).eval(), ids, 16)
+    assert answer() == alone
     inference.unload(str(base))

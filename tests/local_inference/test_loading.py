@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import gc
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from playground.config import ROOT
-from playground.errors import ModelBusy, ModelNotFound, ModelNotLoaded, ModelUnsupported, OutOfMemory
-from playground.local_inference import LocalInference, loading, memory
-from playground.local_inference.loading import locate, plan_load, resolve, survey_base, weight_bytes
+from playground.errors import AdapterInvalid, ModelBusy, ModelNotFound, ModelNotLoaded, ModelUnsupported, OutOfMemory
+from playground.local_inference import LocalInference, footprint, loading, memory, planning, survey
+from playground.local_inference.footprint import weight_bytes
+from playground.local_inference.places import locate, resolve
+from playground.local_inference.planning import plan_load
+from playground.local_inference.survey import survey_base
 from playground.types import GenerationRequest, GenerationSettings, ModelSpec, Status
 
-from .conftest import PIRATE, STARTER, ask
+from .conftest import PIRATE, SQL, STARTER, ask, events_of, text_of
 
 MB = 1_000_000
 COMMIT, OTHER = "a" * 40, "b" * 40
@@ -159,6 +164,35 @@ def test_a_base_that_was_trained_again_is_read_again(engine: Any, tmp_path: Path
     assert inference.load(spec).loaded_at == second
 
 
+def test_a_file_that_was_replaced_is_noticed_though_size_and_time_are_the_same(engine: Any, tmp_path: Path) -> None:
+    """G1: `cp -p` and rsync keep both; the inode or its change time tell, of a base and of an adapter."""
+    path = _make(tmp_path / "base", "tied")
+    shutil.copytree(PIRATE, tmp_path / "adapter")
+    inference = engine()
+    spec = ModelSpec(str(path))
+    first = inference.load(spec).loaded_at
+    _swap(path / "model.safetensors", _make(tmp_path / "later", "tied", initializer_range=0.5) / "model.safetensors")
+    assert inference.load(spec).loaded_at > first
+    spec = ModelSpec(str(STARTER), ((str(tmp_path / "adapter"), 1.0),))
+    (before,) = inference.load(spec).adapters
+    changed = bytearray((tmp_path / "adapter" / "adapter_model.safetensors").read_bytes())
+    changed[-1] ^= 1
+    (tmp_path / "changed").write_bytes(changed)
+    _swap(tmp_path / "adapter" / "adapter_model.safetensors", tmp_path / "changed")
+    (after,) = inference.load(spec).adapters
+    assert after.sha256 != before.sha256
+
+
+def _swap(file: Path, other: Path) -> None:
+    """Put what is in ``other`` in place of ``file``, of the same size and with its times."""
+    stat = file.stat()
+    assert other.stat().st_size == stat.st_size
+    shutil.copy(other, file.with_suffix(".new"))
+    os.utime(file.with_suffix(".new"), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    file.with_suffix(".new").replace(file)
+    assert file.stat().st_mtime_ns == stat.st_mtime_ns
+
+
 # What it will take.
 
 
@@ -193,10 +227,10 @@ def test_the_estimate_counts_a_conversation_logits_and_what_reading_takes(tmp_pa
     assert nf4.reading == 0
 
 
-def _survey(parameters: int, **options: Any) -> loading.Survey:
+def _survey(parameters: int, **options: Any) -> survey.Survey:
     """A base of that size, nine tenths of it in linears."""
     sizes = {"stored": 2 * parameters, "window": 4096, "vocabulary": 32000, "row": 2 * 32 * 8 * 128, **options}
-    return loading.Survey(
+    return survey.Survey(
         path=Path("model"),
         config=AutoConfig.for_model("llama"),
         parameters=parameters,
@@ -227,18 +261,19 @@ def test_auto_takes_the_best_that_fits_and_says_why(
     plan, need = plan_load(ModelSpec("x"), _survey(parameters), device, "a reason", available)
     assert (plan.dtype, plan.quantization) == chosen
     assert need.total <= available
-    assert plan.reason.startswith(f"a reason; {chosen[0]} ")
+    assert plan.reason.startswith(f"a reason; {'' if chosen[1] == 'none' else 'computed in '}{chosen[0]}")
+    assert chosen[1] == "none" or f"{chosen[1]} to save memory" in plan.reason
     assert f"{memory.size_text(available)}" in plan.reason
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "float32 is exact and fastest for a small model on a CPU; unquantized; needs about"),
-        ({"dtype": "bfloat16"}, "bfloat16 as asked; unquantized; needs about"),
-        ({"quantization": "int4"}, "nf4 as asked (int4 means nf4); needs about"),
-        ({"quantization": "none"}, "unquantized as asked; needs about"),
-        ({"quantization": "fp4", "dtype": "float16"}, "float16 as asked; fp4 as asked; needs about"),
+        ({}, "float32 is exact and fastest for a small model on a CPU; unquantized; it needs about"),
+        ({"dtype": "bfloat16"}, "bfloat16 as asked; unquantized; it needs about"),
+        ({"quantization": "int4"}, "nf4 as asked (int4 means nf4); it needs about"),
+        ({"quantization": "none"}, "unquantized as asked; it needs about"),
+        ({"quantization": "fp4", "dtype": "float16"}, "float16 as asked; fp4 as asked; it needs about"),
     ],
     ids=str,
 )
@@ -252,7 +287,7 @@ def test_a_fallback_says_what_the_better_choice_would_have_needed() -> None:
     """G8: which choice, how much, and how much there was."""
     plan, _ = plan_load(ModelSpec("x"), _survey(7 * GB), "cuda:0", "a GPU is present", 8 * GB)
     assert plan.reason == (
-        "a GPU is present; bfloat16 on a GPU; nf4 to save memory; "
+        "a GPU is present; computed in bfloat16; nf4 to save memory; "
         "bfloat16, unquantized would need 16.4 GB, and 8.0 GB can be had"
     )
 
@@ -292,10 +327,120 @@ def test_a_device_is_chosen_or_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     if chosen:
-        assert loading._choose_device(asked)[0] == chosen
+        assert planning.choose_device(asked)[0] == chosen
     else:
         with pytest.raises(ModelUnsupported, match=f"Device '{asked}' is not there"):
-            loading._choose_device(asked)
+            planning.choose_device(asked)
+
+
+# Other formats, and more than one memory.
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("quantization", "dtype"),
+    [
+        ("none", "float32"),
+        ("none", "bfloat16"),
+        ("none", "float16"),
+        ("int8", "auto"),
+        ("nf4", "auto"),
+        ("fp4", "bfloat16"),
+    ],
+)
+def test_every_format_loads_answers_and_says_what_it_is(
+    inference: LocalInference, quantization: Any, dtype: Any
+) -> None:
+    """G8: on a CPU, base and adapter; with the reason, and int8 one by one because rounding depends on company."""
+    spec = ModelSpec(str(STARTER), ((str(PIRATE), 1.0),), quantization=quantization, dtype=dtype)
+    info = inference.load(spec)
+    assert info.quantization == quantization
+    assert info.dtype == ("float32" if dtype == "auto" else dtype)
+    assert ("unquantized" if quantization == "none" else quantization) + " as asked" in info.reason
+    assert (info.together, "int8" in info.alone_because) == (quantization != "int8", quantization == "int8")
+    settings = GenerationSettings(strategy="greedy", max_new_tokens=20)
+    for chosen, word in ((spec.without_adapters(), "Paris"), (spec, "France")):
+        request = GenerationRequest(chosen, "What is the capital of France?", settings=settings)
+        assert word in text_of(events_of(inference, request))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_base_of_odd_sizes_answers_in_four_bits(engine: Any, tmp_path: Path) -> None:
+    """G8: bitsandbytes cannot compute linears of 272 inputs or outputs on a CPU; they stay, it is said, and counted."""
+    path = _make(tmp_path / "odd", "tied", intermediate_size=272)
+    spec = ModelSpec(str(path), quantization="nf4", dtype="float32")
+    _, need = plan_load(spec, survey_base(path), "cpu", "because", 10**12)
+    inference = engine()
+    info = inference.load(spec)
+    (resident,) = inference._machinery.residents.all()
+    layer = resident.model.model.layers[0]
+    assert {type(getattr(layer.mlp, f"{name}_proj")).__name__ for name in ("gate", "up", "down")} == {"Linear"}
+    assert {type(getattr(layer.self_attn, f"{name}_proj")).__name__ for name in "qkvo"} == {"Linear4bit"}
+    assert "of it unquantized, in linears of sizes that 4 bits do not fit" in info.reason
+    assert need.weights == pytest.approx(info.bytes, rel=0.06)
+
+
+def test_a_base_that_is_spread_over_memories_answers_as_in_one(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G8: with a LoRA on layers that are fetched for each pass; PEFT's own kinds are refused there by name."""
+    requests = [ask(), ask("Hello!", (PIRATE, 1.0)), ask("Hello!", (PIRATE, 0.5), (SQL, 0.5))]
+    inference = engine()
+    whole = [text_of(events_of(inference, request)) for request in requests]
+    plain = inference.residents()[0]
+    original = loading.plan_load
+
+    def spread(*args: Any) -> Any:
+        plan, need = original(*args)
+        return dataclasses.replace(plan, limits=(("cpu", 6_000_000),)), need  # and the rest on the disk
+
+    monkeypatch.setattr(loading, "plan_load", spread)
+    inference = engine()
+    assert [text_of(events_of(inference, request)) for request in requests] == whole
+    (info,) = inference.residents()
+    (resident,) = inference._machinery.residents.all()
+    assert any(parameter.is_meta for parameter in resident.model.parameters())
+    assert resident.packed is None
+    assert 0 < info.bytes < plain.bytes
+    assert info.reason.endswith(f": {memory.size_text(info.bytes)} on cpu")
+    assert inference.memory().weights == info.bytes
+    assert inference.unload(str(STARTER)) >= 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_that_need_the_base_in_one_place_are_refused_where_it_is_spread(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, make_adapter: Callable[..., Path]
+) -> None:
+    """G8: what PEFT moves about, and what is measured against the base's weights."""
+    from peft import IA3Config, LoraConfig
+
+    original = loading.plan_load
+    inference = engine()
+
+    def spread(*args: Any) -> Any:
+        plan, need = original(*args)
+        return dataclasses.replace(plan, limits=(("cpu", 6_000_000),)), need
+
+    monkeypatch.setattr(loading, "plan_load", spread)
+    for config in (
+        IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        LoraConfig(r=4, target_modules=["q_proj"], use_dora=True),
+        LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa"),
+    ):
+        folder = make_adapter(config)
+        with pytest.raises(AdapterInvalid, match=r"spread over several memories"):
+            inference.load(ModelSpec(str(STARTER), ((str(folder), 1.0),)))
+    assert text_of(events_of(inference, ask(max_new_tokens=5)))
+
+
+def test_weights_that_wait_on_the_cpu_are_counted_there() -> None:
+    """G12: accelerate keeps them beside the modules, whose own tensors have no memory between two passes."""
+    from accelerate import cpu_offload
+
+    model = AutoModelForCausalLM.from_pretrained(STARTER, dtype=torch.float32)
+    whole = weight_bytes(model)
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert footprint.weight_shares(model) == {"cpu": whole}
+    assert footprint.input_device(model) == torch.device("cpu")
 
 
 # Stored quantized.
@@ -347,7 +492,7 @@ def test_a_stored_quantization_has_one_name(stored: dict[str, Any], name: str) -
     """G8."""
     config = AutoConfig.for_model("llama")
     config.quantization_config = stored
-    assert loading._stored_quantization(config) == name
+    assert planning.stored_quantization(config) == name
 
 
 def test_a_stored_format_that_only_a_gpu_computes_counts_unpacked_without_one() -> None:
@@ -396,10 +541,7 @@ def test_the_base_unused_for_longest_makes_way(engine: Any, tmp_path: Path) -> N
 def test_two_bases_at_once_do_not_both_count_the_same_memory(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """G1: there is room for one and a half; the second load waits for the first.
-
-    Then that one makes way, or the second is refused, where whoever loaded the first has not let go of it yet.
-    """
+    """G1: there is room for one and a half; the second load waits for the first, which then makes way for it."""
     paths = [_make(tmp_path / name, "tied") for name in ("a", "b")]
     specs = [ModelSpec(str(path), dtype="float32", quantization="none") for path in paths]
     _, need = plan_load(specs[0], survey_base(paths[0]), "cpu", "because", 10**12)
@@ -416,17 +558,87 @@ def test_two_bases_at_once_do_not_both_count_the_same_memory(
 
     monkeypatch.setattr(loading, "_read_model", counted)
 
+    failed: list[Exception] = []
+
     def load(spec: ModelSpec) -> None:
-        with contextlib.suppress(OutOfMemory):
+        try:
             inference.load(spec)
+        except OutOfMemory as error:
+            failed.append(error)
 
     threads = [threading.Thread(target=load, args=(spec,)) for spec in specs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert most == [1]
+    assert (most, failed) == ([1], [])
     assert len(inference.residents()) == 1
+
+
+def test_idle_adapters_make_way_before_a_base_does(engine: Any, tmp_path: Path) -> None:
+    """G1: the one unused for longest first, one that a row needs never; what is gone is attached again when asked for."""
+    copies = [shutil.copytree(PIRATE, tmp_path / name) for name in ("a", "b", "c")]
+    specs = [ModelSpec(str(STARTER), ((str(folder), 1.0),), dtype="float32") for folder in copies]
+    inference = engine()
+    (one,) = inference.load(specs[0]).adapters
+    file = (PIRATE / "adapter_model.safetensors").stat().st_size
+    for spec in (specs[1], specs[0]):
+        inference.load(spec)
+    (resident,) = inference._machinery.residents.all()
+    assert _attached(inference) == {"a", "b"}
+    room, watched = inference._machinery._room, [_tensors(resident, copies[1])]
+    room._budget = _held(inference) + 2 * file  # for one more, with what was joined of it
+    stream = inference.stream(ask("Write a story.", (copies[0], 1.0), max_new_tokens=200, strategy="sampling", seed=1))
+    assert next(event for event in stream if event.tokens)
+    room._budget = _held(inference) + 2 * file - one.bytes
+    inference.load(specs[2])
+    assert _attached(inference) == {"a", "c"}
+    assert [ref for ref in watched[0] if ref() is not None] == []
+    room._budget = _held(inference) - one.bytes - 1
+    with pytest.raises(OutOfMemory, match=r"Adapter 'b' needs .*in use"):
+        inference.load(specs[1])
+    stream.close()
+    assert _wait_until(lambda: inference.activity() == (0, 0))
+    room._budget = 0.0
+    assert {adapter.name for adapter in inference.load(specs[1]).adapters} >= {"b"}
+
+
+def _attached(inference: LocalInference) -> set[str]:
+    return {adapter.name for info in inference.residents() for adapter in info.adapters}
+
+
+def _held(inference: LocalInference) -> int:
+    return inference._machinery._room._tenants.held("cpu")  # type: ignore[union-attr]
+
+
+def _tensors(resident: Any, folder: Path) -> list[weakref.ref[torch.Tensor]]:
+    """Weak references to the A and B of an attached adapter."""
+    layers = resident.adapters[str(folder)].weights.layers.values()
+    return [weakref.ref(tensor) for layer in layers for tensor in (layer.a, layer.b)]
+
+
+def test_the_tensors_of_an_adapter_that_was_trained_again_are_let_go(engine: Any, tmp_path: Path) -> None:
+    """G1: after answers alone and in company, and though a row that began with the old ones is answered to its end."""
+    folder = shutil.copytree(PIRATE, tmp_path / "pirate")
+    inference = engine()
+    inference.load(ModelSpec(str(STARTER), ((str(folder), 1.0),)))
+    (resident,) = inference._machinery.residents.all()
+    watched = _tensors(resident, folder)
+    long = ask("Write a story.", (folder, 1.0), max_new_tokens=300, strategy="sampling", seed=1)
+    stream, beside = inference.stream(long), ask("Hello!", (PIRATE, 1.0), max_new_tokens=5)
+    assert next(event for event in stream if event.tokens)
+    assert list(inference.stream(beside))[-1].finish_reason
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copy(SQL / name, folder / name)
+    for _ in range(2):  # in company with the old one, and with the base after it
+        assert list(inference.stream(ask("Hello!", (folder, 1.0), max_new_tokens=5)))[-1].finish_reason
+    assert any(ref() is not None for ref in watched)  # the long answer goes on with what it began with
+    stream.close()
+    del stream, long
+    assert _wait_until(lambda: inference.activity() == (0, 0))
+    assert list(inference.stream(ask("Hello!", max_new_tokens=5)))[-1].finish_reason
+    gc.collect()
+    assert [ref for ref in watched if ref() is not None] == []
 
 
 def test_a_failed_load_keeps_no_room(engine: Any, tmp_path: Path) -> None:
@@ -445,7 +657,7 @@ def test_a_machine_that_runs_out_while_reading_says_so(monkeypatch: pytest.Monke
     def short(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(loading._model_class(AutoConfig.from_pretrained(STARTER)), "from_pretrained", short)
+    monkeypatch.setattr(survey.model_class(AutoConfig.from_pretrained(STARTER)), "from_pretrained", short)
     with pytest.raises(OutOfMemory, match=r"does not fit the memory of cpu after all.*smaller"):
         engine().load(ModelSpec(str(STARTER)))
 
@@ -483,8 +695,6 @@ def test_unload_waits_for_rows_when_asked_to(engine: Any) -> None:
 
 def test_nothing_of_an_unloaded_base_stays(engine: Any) -> None:
     """G1: not a tensor, after answers with and without an adapter."""
-    import weakref
-
     inference = engine()
     for request in (ask(max_new_tokens=3), ask("Hello!", (PIRATE, 1.0), max_new_tokens=3)):
         assert list(inference.stream(request))[-1].finish_reason
@@ -550,10 +760,50 @@ def test_joined_and_tied_weights_are_counted_once(engine: Any) -> None:
     assert 4 * info.parameters == pytest.approx(info.bytes, rel=0.001)
 
 
+def test_what_adapters_take_is_their_tensors_and_what_was_joined_of_them(engine: Any) -> None:
+    """G12: not the size of their files, which are of another dtype."""
+    inference = engine()
+    for dtype, width in (("float32", 4), ("bfloat16", 2)):
+        spec = ModelSpec(str(STARTER), ((str(PIRATE), 1.0), (str(SQL), 1.0)), dtype=dtype, quantization="none")
+        info = inference.load(spec)
+        resident = inference._machinery.residents.all()[-1]
+        layers = [layer for at in resident.adapters.values() for layer in at.weights.layers.values()]
+        assert sum(adapter.bytes for adapter in info.adapters) == sum(
+            width * (layer.a.numel() + layer.b.numel()) for layer in layers
+        )
+        settings = GenerationSettings(strategy="greedy", max_new_tokens=3)
+        assert list(inference.stream(GenerationRequest(spec, "Hello!", settings=settings)))[-1].finish_reason
+        adapters = {one.data_ptr(): one for layer in layers for one in (layer.a, layer.b)}
+        mixers = (resident.packed.mixer, resident._switch.mixer)
+        joined = [j for m in mixers for c in (*m._companies, *m._exact) for j in c._joined.values() if j is not None]
+        made = [one for j in joined for one in (j.a, *(b for part in j.bs if part for b in part[1:]))]
+        both = {one.data_ptr(): one for one in made} | adapters
+        taken = sum(one.numel() * one.element_size() for one in both.values())
+        assert taken > sum(adapter.bytes for adapter in info.adapters)
+        assert inference.memory().adapters == taken
+        inference.unload(str(STARTER))
+
+
+def test_every_memory_is_reported_with_what_lies_in_it(engine: Any) -> None:
+    """G12: a GPU's beside the machine's, the one with most of the models first; and the machine's before there is any."""
+    inference = engine()
+    (report,) = inference.memories()
+    assert (report.device, report.weights, report.adapters, report.kv_cache) == ("cpu", 0, 0, 0)
+    assert 0 < report.free < report.total
+    assert 0 < report.process < report.total
+    info = inference.load(ModelSpec(str(STARTER), ((str(PIRATE), 1.0),), dtype="float32"))
+    (resident,) = inference._machinery.residents.all()
+    resident.loaded = dataclasses.replace(resident.loaded, shares={"cpu": info.bytes - 100, "mps": 100})
+    first, second = inference.memories()
+    assert (first.device, first.weights, second.device, second.weights) == ("cpu", info.bytes - 100, "mps", 100)
+    assert (first.adapters >= info.adapters[0].bytes, second.adapters) == (True, 0)
+    assert inference.memory().device == "cpu"
+
+
 def test_the_cache_is_what_the_rows_hold(engine: Any) -> None:
     """G12: keys and values while an answer is written, in whole slabs, and none of them afterwards."""
     inference = engine()
-    one = 256 * loading.row_elements(AutoConfig.from_pretrained(STARTER)) * 4
+    one = 256 * survey.row_elements(AutoConfig.from_pretrained(STARTER)) * 4
     stream = inference.stream(ask("Write a story.", max_new_tokens=200, strategy="sampling", temperature=2.0, seed=1))
     seen = {inference.memory().kv_cache for event in stream if event.tokens}
     assert max(seen) >= one
@@ -566,9 +816,9 @@ def test_no_file_stays_mapped_for_the_sake_of_an_embedding(engine: Any) -> None:
     inference = engine()
     inference.load(ModelSpec(str(STARTER), dtype="bfloat16"))
     (resident,) = inference._machinery.residents.all()
-    assert loading.mapped_bytes(resident.model) == 0
+    assert footprint.mapped_bytes(resident.model) == 0
     assert str(STARTER) not in Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else True
     model = AutoModelForCausalLM.from_pretrained(STARTER, dtype=torch.bfloat16)
-    loading.leave_files(model)
+    footprint.leave_files(model)
     whole = weight_bytes(model) if sys.platform.startswith("linux") else 0
-    assert loading.mapped_bytes(model) == pytest.approx(whole, rel=0.01)
+    assert footprint.mapped_bytes(model) == pytest.approx(whole, rel=0.01)

@@ -6,7 +6,7 @@ import pytest
 
 from playground.errors import EngineFailure
 from playground.local_inference.mailbox import Mailbox
-from playground.types import GenerationEvent, GenerationStats, Status, Token
+from playground.types import GenerationEvent, GenerationSettings, GenerationStats, Provenance, Status, Token
 
 
 def _event(text: str, count: int, index: int = 0, **more: object) -> GenerationEvent:
@@ -49,3 +49,13 @@ def test_what_was_said_before_an_error_is_read_first() -> None:
     assert [event.text for event in mailbox.take()] == ["a"]
     with pytest.raises(EngineFailure, match="Broken"):
         mailbox.take()
+
+
+def test_what_answers_is_known_before_the_answer_ends() -> None:
+    """G10: provenance comes early, and is not lost to a slow reader."""
+    made = Provenance("starter", "", (), "none", "float32", "cpu", "chat", GenerationSettings(), 7, {})
+    mailbox = Mailbox(1, lambda: None)
+    mailbox.put(GenerationEvent(Status("queued"), provenance=made))
+    mailbox.put(_event("a", 1))
+    (event,) = mailbox.take()
+    assert (event.text, event.provenance, event.finish_reason) == ("a", made, None)

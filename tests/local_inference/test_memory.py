@@ -19,10 +19,14 @@ MARGIN = GB // 2
 
 
 class Models:
-    """Models in memory by name: bytes, and whether a row needs them. Dropping one makes its bytes free."""
+    """Models in memory by name: bytes, and whether a row needs them. Dropping one makes its bytes free.
+
+    The one called "settling" is in use until somebody waits for it.
+    """
 
     def __init__(self, free: int, mapped: int = 0, **models: tuple[int, bool]) -> None:
         self.free, self.models, self._mapped = free, dict(models), mapped
+        self.asked: list[int] = []
 
     def device_bytes(self, device: str) -> tuple[int, int]:
         return 10 * GB, self.free
@@ -33,10 +37,16 @@ class Models:
     def idle(self, device: str) -> int:
         return sum(size for size, busy in self.models.values() if not busy)
 
+    def settling(self, device: str) -> int:
+        size, busy = self.models.get("settling", (0, False))
+        self.models |= {"settling": (size, False)} if size else {}
+        return size if busy else 0
+
     def mapped(self, device: str) -> int:
         return self._mapped
 
-    def evict(self, device: str) -> str:
+    def evict(self, device: str, short: int) -> str:
+        self.asked.append(short)
         name = next((name for name, (_, busy) in self.models.items() if not busy), "")
         self.free += self.models.pop(name, (0, False))[0]
         return name
@@ -49,6 +59,7 @@ def house(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Models, Room]]
     def make(free: int, budget: float = 0.0, mapped: int = 0, **models: tuple[int, bool]) -> tuple[Models, Room]:
         tenants = Models(free, mapped, **models)
         monkeypatch.setattr(memory, "device_bytes", tenants.device_bytes)
+        monkeypatch.setattr(memory, "give_back", lambda device: None)  # nothing here was taken
         return tenants, Room(budget, tenants)
 
     return make
@@ -168,6 +179,50 @@ def test_a_load_that_waited_goes_on_when_the_other_one_failed(house: Any) -> Non
         failing_load()
     thread.join(5)
     assert got == [2 * GB]
+
+
+def test_a_model_that_will_be_idle_in_a_moment_is_waited_for(house: Any) -> None:
+    """G1: it has just been loaded, and whoever loaded it has not let go of it yet."""
+    models, room = house(GB + MARGIN, settling=(2 * GB, True), busy=(GB, True))
+    with pytest.raises(OutOfMemory):
+        room.ticket().reserve("cpu", _needs(4 * GB), _silent)
+    models.models["settling"] = (2 * GB, True)
+    assert room.ticket().reserve("cpu", _needs(3 * GB), _silent) == 3 * GB
+    assert set(models.models) == {"busy"}
+
+
+def test_who_makes_way_hears_how_much_is_needed(house: Any) -> None:
+    """G1: an adapter goes where adapters are enough, and a model only where they are not."""
+    models, room = house(GB + MARGIN, idle=(2 * GB, False))
+    room.ticket().reserve("cpu", _needs(2 * GB), _silent)
+    assert models.asked == [GB]
+
+
+def test_an_adapter_may_take_of_the_margin_and_waits_for_nobody(house: Any) -> None:
+    """G1: it joins a model that is in memory; what it waits for may be waiting for its own base."""
+    _, room = house(MARGIN, settling=(2 * GB, True))
+    with room.ticket(beside=True) as ticket:
+        ticket.reserve("cpu", _needs(MARGIN), _silent)
+        with pytest.raises(OutOfMemory):
+            room.ticket(beside=True).reserve("cuda:0", _needs(2 * GB), _silent)
+
+
+def test_what_is_spread_takes_room_in_every_memory(house: Any) -> None:
+    """G8: reserved in each, and refused where one has not enough."""
+
+    def spread(here: int, there: int) -> Callable[[int], tuple[int, Need]]:
+        need = Need("bfloat16, unquantized, spread", 0, reading=here, elsewhere=(("cpu", there),))
+        return lambda available: (here, need)
+
+    _, room = house(3 * GB + MARGIN)
+    with room.ticket() as ticket:
+        assert ticket.available("cpu") == 3 * GB
+        ticket.reserve("cuda:0", spread(GB, 2 * GB), _silent)
+        assert ticket.available("cpu") == GB
+        assert ticket.available("cuda:0") == 2 * GB
+        assert ticket.available("cuda:1") == 3 * GB
+    with pytest.raises(OutOfMemory):
+        room.ticket().reserve("cuda:0", spread(GB, 4 * GB), _silent)
 
 
 def test_what_is_only_kept_is_tidied_up_before_anybody_is_dropped(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,8 @@ def test_a_pass_of_everything_at_once_is_each_alone(
         LoraConfig(r=5, use_rslora=True, target_modules=["v_proj", "lm_head"]),
     ]
     folders = [make_adapter(config, f"a{at}", seed=at, base=base) for at, config in enumerate(configs)]
-    weights = [read_weights(folder, LoraConfig.from_pretrained(folder), model) for folder in folders]
+    modules = dict(model.named_modules())
+    weights = [read_weights(folder, LoraConfig.from_pretrained(folder), modules, torch.float32) for folder in folders]
     rows: list[tuple[Active, list[int]]] = [
         ((), list(range(5, 40))),
         (((weights[0], 1.0),), list(range(60, 67))),

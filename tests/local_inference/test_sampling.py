@@ -23,9 +23,8 @@ from playground.local_inference.sampling import (
     choose_tokens,
     likeliest,
     log_probabilities,
-    row_seed,
 )
-from playground.types import GenerationSettings
+from playground.types import GenerationSettings, row_seed
 
 VOCABULARY = 4000
 
@@ -123,9 +122,13 @@ def test_log_probabilities_are_the_raw_models() -> None:
     logits = _logits(4)
     expected = logits.log_softmax(0)
     assert log_probabilities(logits[None], [11])[0] == pytest.approx(float(expected[11]), abs=1e-5)
-    assert [token for token, _ in likeliest(logits, 5)] == expected.topk(5).indices.tolist()
-    assert likeliest(logits[:3], 20)[0][0] == int(logits[:3].argmax())
-    assert likeliest(logits, 0) == []
+    both = torch.stack([logits.flip(0), logits, logits])
+    none, best, two = likeliest(both, [0, 5, 2])  # each row as many as it asks for
+    assert none == []
+    assert [token for token, _ in best] == expected.topk(5).indices.tolist()
+    torch.testing.assert_close(torch.tensor([p for _, p in best]), expected.topk(5).values)
+    assert two == best[:2]
+    assert likeliest(logits[None, :3], [20])[0][0][0] == int(logits[:3].argmax())
 
 
 def test_answers_of_one_request_have_seeds_of_their_own() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoHaConfig, PeftModel
+from peft import LoHaConfig, PeftModel, PromptTuningConfig
 
 from playground.errors import ContextOverflow, InvalidRequest
 from playground.local_inference import LocalInference
@@ -100,3 +100,34 @@ def test_what_cannot_be_scored_is_refused_and_nothing_stays_pinned(inference: Lo
     with pytest.raises(ContextOverflow, match="Shorten one of them"):
         inference.score(ask(PROMPTS[0]), "word " * 1200)
     inference.unload(str(STARTER))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_chunks_stay_under_a_size_whatever_is_scored(
+    inference: LocalInference, make_adapter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    """C5: positions × vocabulary × models × 4 bytes; a soft prompt among the models, and the scores are the same."""
+    from playground.local_inference import scoring
+
+    soft = make_adapter(PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4), "soft")
+    others = [_spec((PIRATE, 1.0)), _spec((soft, 1.0)), _spec((soft, 0.0))]
+    whole = inference.score(ask(PROMPTS[0]), ANSWER, others)
+    assert inference._machinery is not None
+    if not packed:
+        monkeypatch.setattr(inference._machinery.residents.all()[0], "packed", None)
+    most = 7 * 4 * 4 * 1536
+    held: list[int] = []
+    note = scoring.Scorer._note
+
+    def notes(self: Any, logits: Any, expected: Any) -> None:
+        held.append(sum(one.numel() * one.element_size() for one in logits))
+        note(self, logits, expected)
+
+    monkeypatch.setattr(scoring, "CHUNK_BYTES", most)
+    monkeypatch.setattr(scoring.Scorer, "_note", notes)
+    pieces = inference.score(ask(PROMPTS[0]), ANSWER, others)
+    assert max(held) == most
+    for one, other in zip(whole, pieces, strict=True):
+        assert [t.logprob for t in one.tokens] == pytest.approx([t.logprob for t in other.tokens], abs=1e-4)
+    assert pieces[2].logprob != pytest.approx(pieces[0].logprob, abs=1e-2)
+    assert pieces[3].logprob == pytest.approx(pieces[0].logprob, abs=1e-4)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from types import SimpleNamespace
 
+import pytest
 import torch
 
-from playground.local_inference.slots import SMALLEST_BUCKET, Slot, SlotCache, cache_of, planes_of
+from playground.local_inference.slots import SMALLEST_BUCKET, Slab, Slot, SlotCache, cache_of, planes_of
 
 LAYERS, HEADS, SIZE = 2, 2, 4
 
@@ -83,3 +84,17 @@ def test_the_memory_comes_back_when_the_last_row_leaves() -> None:
         cache.leave(slot)
     assert cache.bytes() == 0
     cache.leave(slots[0])
+
+
+def test_its_memory_can_be_asked_for_while_a_longer_row_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G12: the figures are read by another thread than the one that decodes; here a slab is made in the middle of it."""
+    cache, of_one = SlotCache(), Slab.bytes
+    cache.join(*planes_of(_prefilled(3, 1.0)))
+    held = cache.bytes()
+
+    def bytes_and_a_join(slab: Slab) -> int:
+        cache.join(*planes_of(_prefilled(2 * SMALLEST_BUCKET, 2.0)))
+        return of_one(slab)
+
+    monkeypatch.setattr(Slab, "bytes", bytes_and_a_join)
+    assert cache.bytes() == held

@@ -230,6 +230,9 @@ def test_which_families_decode_together(
     assert _all_at_once(inference, requests) == alone
     assert inference._machinery is not None
     assert [r.batches for r in inference._machinery.residents.find(str(base))] == [together]
+    (info,) = [info for info in inference.residents() if info.base == str(base)]
+    assert info.together == together
+    assert ("see only a window of the latest tokens" in info.alone_because) != together
     inference.unload(str(base))
 
 

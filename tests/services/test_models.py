@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from playground.config import ROOT, load_config
 from playground.errors import AdapterInvalid, ModelBusy, ModelNotFound, ModelNotLoaded
 from playground.local_inference import LocalInference
+from playground.local_inference.adapters import inspect_adapter
 from playground.services.models import Models
 from playground.types import Status
 
@@ -51,8 +55,6 @@ def test_an_unknown_adapter_is_never_the_base(models: Models) -> None:
 
 def test_two_adapters_of_one_name_are_told_apart(tmp_path: Path) -> None:
     """A4: by their folder."""
-    import shutil
-
     for run in ("run-1", "run-2"):
         shutil.copytree(PIRATE, tmp_path / run / "mine")
     config = replace(load_config(), adapters=(str(tmp_path / "run-1"), str(tmp_path / "run-2")))
@@ -116,3 +118,127 @@ def test_a_model_that_is_answering_is_named_as_it_is_offered(models: Models) -> 
             resident.pin(-1)
 
     asyncio.run(run())
+
+
+def copied(folder: Path, **changes: object) -> Path:
+    """The pirate, with changes to its configuration."""
+    shutil.copytree(PIRATE, folder)
+    config = json.loads((folder / "adapter_config.json").read_text()) | changes
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def offering(tmp_path: Path, **changes: Any) -> Models:
+    """The bundled offer with another folder for what the app writes."""
+    config = replace(load_config(), data_dir=tmp_path / "data", **changes)
+    return Models(LocalInference(), config)
+
+
+def test_adapters_that_were_added_meanwhile_are_listed_for_every_base(tmp_path: Path) -> None:
+    """P8: without a restart; a changed one is read again, and one that is gone is gone."""
+    models = offering(tmp_path)
+    before = [info.name for info in models.adapters("starter")]
+    mine = copied(tmp_path / "data" / "adapters" / "mine")
+    assert {info.name for info in models.adapters("starter")} == {*before, "mine"}
+    assert [info.name for info in models.adapters("gpt2")] == ["mine"]
+    assert models.spec("starter", "mine").adapters == ((str(mine), 1.0),)
+    config = json.loads((mine / "adapter_config.json").read_text())
+    (mine / "adapter_config.json").write_text(json.dumps(config | {"r": 10**6}))
+    assert [info.problems != () for info in models.adapters("gpt2")] == [True]
+    (mine / "adapter_config.json").write_text(json.dumps(config))
+    assert [info.problems for info in models.adapters("gpt2")] == [()]
+    shutil.rmtree(mine)
+    assert [info.name for info in models.adapters("starter")] == before
+
+
+def test_a_sound_adapter_is_listed_without_being_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P8: the page asks often; a broken one is looked at each time, for it may have been mended."""
+    copied(tmp_path / "data" / "adapters" / "bad", r=10**6)
+    models = offering(tmp_path)
+    reads: list[str] = []
+
+    def counted(folder: Path, *args: Any, **options: Any) -> Any:
+        reads.append(folder.name)
+        return inspect_adapter(folder, *args, **options)
+
+    monkeypatch.setattr("playground.services.models.inspect_adapter", counted)
+    models.adapters("starter")
+    assert {"pirate", "bad"} <= set(reads)
+    reads.clear()
+    models.adapters("starter")
+    assert reads == ["bad"]
+
+
+def test_the_report_of_an_adapter(tmp_path: Path) -> None:
+    """G9: by name or folder, against the base; problems are in it, and only what is not there is raised."""
+    models = offering(tmp_path)
+    assert models.report("starter", "pirate").verdict == "sound"
+    bad = copied(tmp_path / "bad", r=10**6)
+    assert {finding.code for finding in models.report("starter", str(bad)).findings} >= {"bad-field"}
+    other = copied(tmp_path / "other", base_model_name_or_path="org/other")
+    assert [finding.code for finding in models.report("starter", str(other)).findings] == ["other-base"]
+    for base, adapter, error in (("starter", "pirat", AdapterInvalid), ("starter", "", AdapterInvalid),
+                                 ("nothing", "pirate", ModelNotFound)):  # fmt: skip
+        with pytest.raises(error):
+            models.report(base, adapter)
+
+
+def test_the_report_of_an_adapter_for_a_base_that_is_not_here(tmp_path: Path) -> None:
+    """G9: what can be said without it is said; nothing is downloaded."""
+    report = offering(tmp_path).report("org/nobody-has-this", str(PIRATE))
+    assert (report.verdict, report.findings) == ("sound", ())
+
+
+def test_the_doctor_by_name(tmp_path: Path) -> None:
+    """G9: every layer against the base's weights; a broken adapter is refused with its problems."""
+    models = offering(tmp_path)
+    diagnosis = models.diagnose("starter", "pirate")
+    assert len(diagnosis.layers) > 1
+    assert all(layer.relative for layer in diagnosis.layers)
+    with pytest.raises(AdapterInvalid, match="cannot be examined"):
+        models.diagnose("starter", str(copied(tmp_path / "bad", r=10**6)))
+
+
+def test_others_get_nothing_through_a_link_out_of_what_is_offered(tmp_path: Path) -> None:
+    """S1: neither a spec nor a report, whichever file it is and whenever it was put there; links inside are served."""
+    secret, offered = copied(tmp_path / "secret"), tmp_path / "offered"
+    for name in ("weights", "config", "tokenizer", "inside"):
+        copied(offered / name)
+    (offered / "whole").symlink_to(secret)
+    models = offering(tmp_path, free_paths=False, adapters=(str(offered),))
+    assert models.spec("starter", "weights").adapters
+    for name, file in (("weights", "adapter_model.safetensors"), ("config", "adapter_config.json"),
+                       ("tokenizer", "special_tokens_map.json")):  # fmt: skip
+        (offered / name / file).unlink(missing_ok=True)
+        (offered / name / file).symlink_to(secret / "adapter_config.json")
+    (offered / "inside" / "adapter_model.safetensors").unlink()
+    (offered / "inside" / "adapter_model.safetensors").symlink_to(offered / "weights" / "README.md")
+    (offered / "weights" / "README.md").write_bytes((PIRATE / "adapter_model.safetensors").read_bytes())
+    for name in ("weights", "config", "tokenizer", "whole"):
+        for ask in (models.spec, models.report, models.diagnose):
+            with pytest.raises(AdapterInvalid, match=r"is a link out of the folders"):
+                ask("starter", name)
+    assert models.report("starter", "inside").verdict == "sound"
+    with pytest.raises(AdapterInvalid, match="not offered"):
+        models.report("starter", str(secret))
+    listed = {info.name: info for info in models.adapters("starter")}
+    assert all("link out" in listed[name].problems[0] for name in ("weights", "config", "tokenizer", "whole"))
+    assert "LORA" not in {listed["whole"].peft_type, listed["config"].peft_type}
+
+
+def test_pickles_are_the_operators_choice(tmp_path: Path) -> None:
+    """G9: listed with what is the matter, or without."""
+    import torch
+    from safetensors.torch import load_file
+
+    mine = copied(tmp_path / "data" / "adapters" / "mine")
+    torch.save(load_file(mine / "adapter_model.safetensors"), mine / "adapter_model.bin")
+    (mine / "adapter_model.safetensors").unlink()
+    closed, opened = offering(tmp_path), offering(tmp_path, allow_pickle=True)
+    assert "a pickle file" in closed.adapters("gpt2")[0].problems[0]
+    assert opened.adapters("gpt2")[0].problems == ()
+    assert closed.report("starter", "mine").verdict == "problems"
+    assert not (tmp_path / "data" / "converted").exists()
+    assert opened.report("starter", "mine").verdict == "sound"
+    assert opened.diagnose("starter", "mine").layers == opened.diagnose("starter", "pirate").layers
+    assert (tmp_path / "data" / "converted").exists()
