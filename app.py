@@ -88,13 +88,19 @@ def compose(config: AppConfig) -> Playground:
     from playground.services.models import Models
     from playground.ui.app import build, launch_options
 
-    engine = LocalInference(memory_budget=config.memory_budget, keep_alive=config.keep_alive)
+    engine = LocalInference(
+        memory_budget=config.memory_budget,
+        keep_alive=config.keep_alive,
+        adapter_roots=config.adapter_roots,
+        pickles=config.converted,
+    )
     models, generation = Models(engine, config), Generation(engine)
     api = create_app(config, models, generation)
     demo = build(config, models, generation)
     demo.queue(max_size=WAITING_AT_MOST, default_concurrency_limit=AT_ONCE)
     gate = Middleware(Gate, api=api, bound_to=config.host, frame_ancestors=frame_ancestors())
-    demo.launch = functools.partial(demo.launch, **launch_options() | server_options(gate))  # whoever launches it
+    look = launch_options(upload_bytes=config.upload_limit if config.free_paths else 0)
+    demo.launch = functools.partial(demo.launch, **look | server_options(gate))  # whoever launches it
     return Playground(config, engine, models, demo)
 
 
@@ -152,6 +158,8 @@ def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--quantization", choices=QUANTIZATIONS)
+    parser.add_argument("--memory-budget", metavar="SIZE", help='what all models may take: auto, "8 GB", or a share: 0.5')
+    parser.add_argument("--keep-alive", metavar="SECONDS", help="unload a model that was unused for so long (0: never)")
     parser.add_argument("--preload", action="store_true", default=None, help="load the first model once the page is up")
     given = {key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None}
     return {**environment_overrides(), **given}

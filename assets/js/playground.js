@@ -99,7 +99,7 @@
   function stop() {
     const mine = asked;
     const press = () => {
-      const button = first("#stop");
+      const button = first("#stop") || first(".stop-work");
       if (button) button.click();
       else if (mine === asked && Date.now() - mine < STOP_TO_COME_MS) setTimeout(press, 30);
     };
@@ -138,6 +138,31 @@
       scroller.dataset.follows = "yes";
       follow(scroller);
     }
+  }
+
+  // --- a dropped folder: Gradio takes files only, so its files are handed over in its place ---
+  const listed = (folder) => new Promise((done, failed) => folder.createReader().readEntries(done, failed));
+  const fileOf = (entry) => new Promise((done, failed) => entry.file(done, failed));
+  document.addEventListener("drop", async (event) => {
+    const input = event.target.closest?.("#adapter-files")?.querySelector("input[type=file]");
+    const entries = [...(event.dataTransfer?.items ?? [])].map((item) => item.webkitGetAsEntry?.());
+    const folder = entries.find((entry) => entry?.isDirectory);
+    if (!input || !folder) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const inside = (await listed(folder)).filter((entry) => entry.isFile);
+    const transfer = new DataTransfer();
+    for (const file of await Promise.all(inside.map(fileOf))) transfer.items.add(file);
+    if (!transfer.files.length) { say("There are no files in that folder"); return; }
+    nameIt(folder.name);
+    input.files = transfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }, true);
+  function nameIt(name) {
+    const field = document.querySelector("#adapter-name :is(input, textarea)");
+    if (!field || field.value) return;
+    field.value = name;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
   function start() {

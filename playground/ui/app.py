@@ -11,6 +11,7 @@ from playground.services.generation import Generation
 from playground.services.models import Models
 from playground.ui import texts
 from playground.ui.playground_tab import PlaygroundTab
+from playground.ui.services import Services
 from playground.ui.theme import launch_options
 from playground.ui.topbar import TopBar
 
@@ -33,7 +34,7 @@ class Pages(gr.Blocks):  # type: ignore[misc]
 def build(config: AppConfig, models: Models, generation: Generation) -> gr.Blocks:
     """The pages over the given services; launch them with `launch_options`."""
     bar = TopBar(models, generation)
-    tab = PlaygroundTab(config, models, generation)
+    tab = PlaygroundTab(config, Services.over(models, generation, config))
     with Pages(title=texts.PRODUCT, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         bar.render()
         with gr.Tabs(elem_id="tabs"), gr.Tab("Playground", id="playground"):

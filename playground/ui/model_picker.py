@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,24 @@ import gradio as gr
 from playground.config import AppConfig
 from playground.errors import ModelNotLoaded, PlaygroundError
 from playground.services.models import Models
+from playground.services.uploads import Uploads
 from playground.types import LoadedAdapter, ModelSpec, ResidentInfo, Status
 from playground.ui import texts
+from playground.ui.adapter_report import AdapterReportPanel
+from playground.ui.add_adapter import AddAdapter
+from playground.ui.remove_adapter import RemoveAdapter
 from playground.ui.views.figures import bytes_text
+from playground.ui.views.report import no_effect
 from playground.ui.views.status import error_details, error_sentence, progress_line, status_line
-from playground.ui.views.weights import Failure, Weights, adapter_problem, loaded_list
+from playground.ui.views.weights import (
+    Choice,
+    Failure,
+    Weights,
+    adapter_choice,
+    adapter_problem,
+    loaded_list,
+    strength_of,
+)
 from playground.ui.wiring import LIGHT, LONG, Updates, clicks_of, report, show_html
 
 if TYPE_CHECKING:
@@ -33,22 +48,20 @@ def resident_of(models: Models, spec: ModelSpec) -> ResidentInfo | None:
     return None
 
 
-def adapter_choice(value: str | None) -> str | None:
-    """The adapter field's value as `Models.spec` takes it: None for the base."""
-    cleaned = (value or "").strip()
-    return None if cleaned in ("", texts.NO_ADAPTER) else cleaned
-
-
 class ModelPicker:
-    """Model, adapter and quantization fields with Load and Swap, and the list of what is in memory.
+    """Model, quantization, adapter and strength fields with Load and Swap, and the list of what is in memory.
 
-    ``selection`` are the fields that name what answers; other parts of the page take them as inputs. ``failure`` holds
-    the session's last choice that failed, so that its chip stays red.
+    ``selection`` are the fields that name what answers, the values of a `Choice`; other parts of the page take them as
+    inputs. ``failure`` holds the session's last choice that failed, so that its chip stays red. ``report`` is the adapter's
+    report, for the tab to place.
     """
 
-    def __init__(self, models: Models, config: AppConfig) -> None:
+    def __init__(self, models: Models, config: AppConfig, uploads: Uploads) -> None:
         self._models = models
         self._config = config
+        self.report = AdapterReportPanel(models)
+        self._adding = AddAdapter(uploads)
+        self._removing = RemoveAdapter(uploads)
 
     def render(self) -> None:
         """Make the widgets."""
@@ -70,67 +83,101 @@ class ModelPicker:
             [texts.NO_ADAPTER], value=texts.NO_ADAPTER, label="Adapter", info=texts.ADAPTER_HELP,
             allow_custom_value=True, elem_id="adapter", elem_classes=["field", "hinted"],
         )  # fmt: skip
+        self._render_strength()
         with gr.Row(elem_classes="buttons"):
             self.load = gr.Button("Load", elem_id="load", size="md", min_width=80)
             self.swap = gr.Button("Swap adapter", elem_id="swap", size="md", min_width=120)
+        self._removing.render()
         self.progress = show_html("", elem_id="load-status", elem_classes="status-slot")
         self.loaded = show_html(
             loaded_list((), {}),
             elem_id="loaded-models",
             js_on_load=clicks_of("unload"),
         )
+        self._adding.render()
+
+    def _render_strength(self) -> None:
+        """A number, which may be any, and beside it a slider for the usual ones; neither means anything to the base."""
+        with gr.Row(elem_classes="strength", elem_id="strength-row"):
+            self.strength = gr.Number(
+                1.0, label=texts.STRENGTH, info=texts.STRENGTH_HELP, step=0.05, interactive=False,
+                elem_id="strength", elem_classes=["field", "hinted"],
+            )  # fmt: skip
+            self.slider = gr.Slider(
+                0.0, 2.0, 1.0, step=0.05, label=texts.STRENGTH, show_label=False, interactive=False, buttons=[],
+                elem_id="strength-slider", elem_classes="field",
+            )  # fmt: skip
 
     @property
     def selection(self) -> list[gr.components.Component]:
-        """The fields that say what answers."""
-        return [self.model, self.adapter, self.quantization]
+        """The fields that say what answers, in the order of `Choice`."""
+        return [self.model, self.adapter, self.quantization, self.strength]
 
     def listen(self, demo: gr.Blocks, bar: TopBar) -> None:
         """Wire the widgets; ``bar`` shows the phase, and keeps the list of what is in memory."""
         self._bar = bar
         outputs = [self.progress, self.failure, *bar.status]
         gr.on([demo.load, self.model.change], self._offer_adapters, self.model, self.adapter, **LIGHT)
-        gr.on(
-            [self.model.change, self.quantization.change, self.adapter.change], lambda: "", None, self.progress, **LIGHT
-        )
+        choices = [field.change for field in self.selection]
+        # Without asking the server: an answer of its own would come after that to Swap, pressed right after choosing.
+        gr.on(choices, None, None, self.progress, js="() => ''", **LIGHT)
+        self.adapter.change(self._for_adapter, self.adapter, [self.strength, self.slider], **LIGHT)
+        self.slider.input(None, self.slider, self.strength, js="(value) => value")
+        self.strength.change(None, self.strength, self.slider, js="(value) => Math.min(Math.max(value ?? 1, 0), 2)")
+        self.report.listen(self.model, self.adapter)
+        self._adding.listen(self)
+        self._removing.listen(self)
         self.load.click(self._load, self.selection, outputs, trigger_mode="once", **LONG)
         self.swap.click(self._swap, self.selection, outputs, trigger_mode="once", **LONG)
         self.loaded.click(self._unload, None, [self.progress, bar.again], **LONG)
 
-    def spec(self, model: str | None, adapter: str | None, quantization: str | None) -> ModelSpec:
-        """What the fields name. Raises `ModelNotFound` or `AdapterInvalid`. Reads the disk."""
-        return self._models.spec(model or "", adapter_choice(adapter), quantization=quantization or None)  # type: ignore[arg-type]
+    def spec(self, choice: Choice) -> ModelSpec:
+        """What the fields name. Raises `ModelNotFound`, `AdapterInvalid` or `InvalidRequest`. Reads the disk."""
+        adapter = adapter_choice(choice.adapter)
+        strength = strength_of(choice.strength) if adapter else 1.0
+        quantization: Any = choice.quantization or None
+        return self._models.spec(choice.model or "", adapter, strength, quantization=quantization)
 
-    def weights(
-        self, model: str | None, adapter: str | None, quantization: str | None, failure: Failure | None
-    ) -> Weights:
+    def label(self, choice: Choice, spec: ModelSpec) -> str:
+        """What answers, for people: ``starter + pirate ×0.5``."""
+        return self._named(choice, spec).label
+
+    def weights(self, choice: Choice, failure: Failure | None) -> Weights:
         """What would answer now, and what is wrong with it. Reads the disk; never raises for what a person typed."""
-        name, chosen = (model or "").strip(), adapter_choice(adapter)
-        failed = failure if failure and (failure.model, failure.adapter) == (model, adapter) else None
+        failed = failure if failure and failure.choice == choice else None
         base_failure = failed.sentence if failed and not failed.of_adapter else ""
         adapter_failure = failed.sentence if failed and failed.of_adapter else ""
+        chosen = adapter_choice(choice.adapter)
         try:
-            spec = self.spec(model, None, quantization)
+            base = self.spec(replace(choice, adapter=None))
         except PlaygroundError as error:
-            return Weights(name, chosen or "", base_problem=str(error))
-        resident = resident_of(self._models, spec)
-        shown = self._models.name(spec)
+            return Weights((choice.model or "").strip(), chosen or "", base_problem=str(error))
+        resident = resident_of(self._models, base)
+        here = Weights(self._models.name(base), base_loaded=resident is not None, base_problem=base_failure)
         if chosen is None:
-            return Weights(shown, base_loaded=resident is not None, base_problem=base_failure)
+            return here
         try:
-            path = self.spec(model, adapter, quantization).adapters[0][0]
+            spec = self.spec(choice)
+            checked = self._models.report(choice.model or "", chosen)
         except PlaygroundError as error:
-            return Weights(shown, chosen, resident is not None, adapter_problem=str(error))
-        attached = _attached(resident, path)
-        problems = self._models.inspect(path).problems
-        return Weights(
-            shown,
-            self._adapter_name(model or "", path),
-            resident is not None,
-            attached is not None,
-            base_failure,
-            adapter_problem(attached, problems, adapter_failure),
+            return replace(here, adapter=chosen, adapter_problem=str(error))
+        found, named = checked.info, self._named(choice, spec)
+        attached = _attached(resident, spec.adapters[0][0])
+        return replace(
+            here,
+            adapter=named.adapter,
+            strength=named.strength,
+            attached=attached,
+            adapter_problem=adapter_problem(attached, found.problems, adapter_failure or no_effect(checked)),
+            warnings=tuple(dict.fromkeys((*found.warnings, *(attached.warnings if attached else ())))),
         )
+
+    def _named(self, choice: Choice, spec: ModelSpec) -> Weights:
+        """Only the names and the strength."""
+        if not spec.adapters:
+            return Weights(self._models.name(spec))
+        path, strength = spec.adapters[0]
+        return Weights(self._models.name(spec), self.adapter_name(choice.model or "", path), strength=strength)
 
     def names(self) -> dict[str, str]:
         """The offered name of each base in memory."""
@@ -140,7 +187,8 @@ class ModelPicker:
         """What the adapter field offers for ``model``. Reads the disk."""
         return [texts.NO_ADAPTER, *(info.name for info in self._models.adapters(model or ""))]
 
-    def _adapter_name(self, model: str, path: str) -> str:
+    def adapter_name(self, model: str, path: str) -> str:
+        """The name under which the adapter at ``path`` is offered for ``model``, else its folder's."""
         known = {info.path: info.name for info in self._models.adapters(model)}
         return known.get(path, Path(path).name)
 
@@ -148,34 +196,39 @@ class ModelPicker:
         """Another model, other adapters: the field returns to the base, which is always there."""
         return gr.update(choices=await asyncio.to_thread(self.adapter_choices, model), value=texts.NO_ADAPTER)
 
-    async def _load(self, model: str | None, adapter: str | None, quantization: str | None) -> AsyncIterator[Updates]:
-        async for updates in self._fetch(model, adapter, quantization, swap=False):
+    async def _for_adapter(self, adapter: str | None) -> tuple[Any, Any]:
+        """The base alone has no strength."""
+        enabled = gr.update(interactive=adapter_choice(adapter) is not None)
+        return enabled, enabled
+
+    async def _load(self, *choice: Any) -> AsyncIterator[Updates]:
+        async for updates in self._fetch(Choice(*choice), swap=False):
             yield updates
 
-    async def _swap(self, model: str | None, adapter: str | None, quantization: str | None) -> AsyncIterator[Updates]:
-        async for updates in self._fetch(model, adapter, quantization, swap=True):
+    async def _swap(self, *choice: Any) -> AsyncIterator[Updates]:
+        async for updates in self._fetch(Choice(*choice), swap=True):
             yield updates
 
-    async def _fetch(
-        self, model: str | None, adapter: str | None, quantization: str | None, *, swap: bool
-    ) -> AsyncIterator[Updates]:
+    async def _fetch(self, choice: Choice, *, swap: bool) -> AsyncIterator[Updates]:
         """Load, or only attach: progress as it comes, then what answers now, or the one sentence that says why not."""
         bar = self._bar
         yield {self.progress: progress_line(Status("loading", "looking for the files")), **bar.shows("loading")}
         try:
-            spec = await asyncio.to_thread(self.spec, model, adapter, quantization)
+            spec = await asyncio.to_thread(self.spec, choice)
             if swap and resident_of(self._models, spec) is None:
-                raise ModelNotLoaded(f"{model} is not in memory.", "Press Load; it attaches the adapter as well.")
+                raise ModelNotLoaded(
+                    f"{choice.model} is not in memory.", "Press Load; it attaches the adapter as well."
+                )
             async for status in self._models.load(spec):
                 yield {self.progress: progress_line(status), **bar.shows("loading")}
-            weights = await asyncio.to_thread(self.weights, model, adapter, quantization, None)
-            done = status_line("done", f"{'Swapped' if swap else 'Ready'}: {weights.label} answers now.")
+            label = await asyncio.to_thread(self.label, choice, spec)
+            done = status_line("done", f"{'Swapped' if swap else 'Ready'}: {label} answers now.")
             yield {self.progress: done, self.failure: None, **bar.shows("idle")}
         except Exception as error:
             sentence = report(error)
             yield {
                 self.progress: status_line("error", sentence, error_details(error)),
-                self.failure: failure_of(model, adapter, error),
+                self.failure: failure_of(choice, error),
                 **bar.shows("error"),
             }
 
@@ -191,13 +244,14 @@ class ModelPicker:
         return {self.progress: line, **self._bar.look_again()}
 
 
-def failure_of(model: str | None, adapter: str | None, error: BaseException) -> Failure:
+def failure_of(choice: Choice, error: BaseException) -> Failure:
     """``error`` as the session remembers it, so that the chip of this very choice is red until it works."""
     is_adapters = isinstance(error, PlaygroundError) and error.code == "adapter_invalid"
-    return Failure(model or "", adapter or "", is_adapters, error_sentence(error))
+    return Failure(choice, is_adapters, error_sentence(error))
 
 
 def _attached(resident: ResidentInfo | None, path: str) -> LoadedAdapter | None:
-    """The adapter at ``path`` on ``resident``, if it is attached."""
+    """The adapter at ``path`` on ``resident``, if it is attached; a link to its folder is the same one."""
     adapters = resident.adapters if resident else ()
-    return next((adapter for adapter in adapters if adapter.path == path), None)
+    place = os.path.realpath(path)
+    return next((adapter for adapter in adapters if os.path.realpath(adapter.path) == place), None)

@@ -12,18 +12,20 @@ import gradio as gr
 
 from playground.config import AppConfig, UseCase
 from playground.errors import PlaygroundError
-from playground.services.generation import Generation
-from playground.services.models import Models
 from playground.types import TEMPLATES, GenerationRequest, Template
 from playground.ui import texts
+from playground.ui.export_panel import ExportPanel
 from playground.ui.model_picker import ModelPicker, failure_of
 from playground.ui.prompt_size import PromptSize
+from playground.ui.replays import Replays, asker
+from playground.ui.services import Services
 from playground.ui.settings_panel import SettingsPanel
 from playground.ui.topbar import TopBar
 from playground.ui.views.answer import Answer, answer_status
 from playground.ui.views.prompt import prompt_counter, rendered_preview
 from playground.ui.views.status import error_details, status_line
-from playground.ui.wiring import AS_TYPED, LIGHT, LONG, Updates, Values, report, show_html
+from playground.ui.views.weights import Choice
+from playground.ui.wiring import AS_TYPED, LIGHT, LONG, Updates, Values, clicks_of, report, show_html
 
 UPDATE_SECONDS = 0.05  # a browser draws no more than this; the engine is never waited for
 LONGEST_PAUSE = 0.4  # that somebody closed the page is noticed at an update
@@ -35,12 +37,15 @@ KEPT_SECONDS = 6 * 3600  # how long the answer of a page that may be closed is r
 class PlaygroundTab:
     """`render` makes the widgets inside the current tab, `listen` wires them."""
 
-    def __init__(self, config: AppConfig, models: Models, generation: Generation) -> None:
+    def __init__(self, config: AppConfig, services: Services) -> None:
+        models, generation = services.models, services.generation
         self._config = config
         self._models = models
         self._generation = generation
-        self.picker = ModelPicker(models, config)
+        self.picker = ModelPicker(models, config, services.uploads)
         self.panel = SettingsPanel(models, config)
+        self.exports = ExportPanel(services.exports)
+        self.replays = Replays(services.replay)
         self.size = PromptSize(models, generation, self.picker)
         self._streams = 0
 
@@ -56,7 +61,9 @@ class PlaygroundTab:
             with gr.Column(scale=1, min_width=300, elem_classes="side-column"):
                 with gr.Accordion("Model and adapter", open=True, elem_id="model-picker"):
                     self.picker.render()
+                self.picker.report.render()
                 self.panel.render()
+                self.exports.render()
 
     def _render_prompt(self) -> None:
         cases = list(self._config.use_cases.values())
@@ -111,9 +118,12 @@ class PlaygroundTab:
                         elem_id="answer-raw", elem_classes="answer-raw",
                     )  # fmt: skip
             self.copy = gr.Button("Copy", elem_id="copy", elem_classes="copy", size="sm", min_width=0)
-        self.status = show_html(answer_status(None), elem_id="answer-status")
-        with gr.Accordion("Rendered prompt", open=False, elem_id="rendered-prompt"):
+        with gr.Column(elem_classes="under"):
+            self.status = show_html(answer_status(None), elem_id="answer-status", js_on_load=clicks_of("replay"))
+            self.replays.render()
+        with gr.Accordion("Rendered prompt", open=False, elem_id="rendered-prompt", elem_classes="card"):
             self.preview = show_html(rendered_preview(None, texts.PREVIEW_NOT_LOADED), elem_id="preview")
+        self.replays.render_manifest()
 
     # --- wiring ---
 
@@ -122,6 +132,7 @@ class PlaygroundTab:
         self._bar = bar
         self.picker.listen(demo, bar)
         self.panel.listen(self.picker.model)
+        self.exports.listen(self.picker)
         self._listen_run()
         self._listen_prompt(demo)
 
@@ -129,13 +140,14 @@ class PlaygroundTab:
         inputs = [
             self.prompt, self.template, self.use_case, self.streaming, *self.picker.selection, *self.panel.inputs,
         ]  # fmt: skip
-        shown = [self.text, self.raw, self.status, self.generate, self.stop, *self._bar.status]
+        shown = [self.text, self.raw, self.status, self.replays.made, self.generate, self.stop, *self._bar.status]
         written = [*shown, self.stage, self.answer, self.picker.failure, self.picker.progress, self.undo]
         run = self.generate.click(self._run, inputs, written, trigger_mode="once", **LONG, **AS_TYPED)
         self.stop.click(self._stopped, self.answer, [*shown, self.stage], cancels=[run], **LIGHT)
         # Also after a cancelled run, and then once its last updates, which the browser had still to show, are shown.
         run.then(self._settled, [self.stage, self.answer], shown, trigger_mode="multiple", **LIGHT)
-        saved = [self.prompt, self.text, self.raw, self.status, self.answer]
+        self.replays.listen(self.status, self.answer, [self.generate.click, self.reset.click])
+        saved = [self.prompt, self.text, self.raw, self.status, self.replays.made, self.answer]
         cleared = [*saved, self.stage, self.before_reset, self.undo, self.generate, self.stop, *self._bar.status]
         self.reset.click(self._reset, saved, cleared, cancels=[run], **LIGHT)
         self.undo.click(self._undo, self.before_reset, [*saved, self.stage, self.undo], **LIGHT)
@@ -145,7 +157,7 @@ class PlaygroundTab:
         for example in self.examples:
             example.click(None, example, self.prompt, js="(text) => text")
         self.use_case.input(self._for_use_case, self.use_case, [self.template, *self.examples], **LIGHT)
-        counted = [self.prompt, self.template, *self.picker.selection, self.panel.widgets["system_prompt"]]
+        counted = [self.prompt, self.template, self.panel.widgets["system_prompt"], *self.picker.selection]
         shown = [self.counter, self.preview]
         edited = [self.prompt, self.template, self.panel.widgets["system_prompt"], self.picker.adapter]
         # The chips change when the model has been loaded or unloaded, by whoever it was.
@@ -155,20 +167,23 @@ class PlaygroundTab:
     # --- answering ---
 
     async def _run(
-        self, visitor: gr.Request, prompt: str, template: Template, use_case: str, streaming: bool,
-        model: str, adapter: str, quantization: str, *settings: Any,
+        self, visitor: gr.Request, prompt: str, template: Template, use_case: str, streaming: bool, *chosen: Any
     ) -> AsyncIterator[Updates]:  # fmt: skip
         """One answer, from the click to its last event. Closing this iterator closes the engine's, and so stops it."""
         yield {**self._buttons(running=True), self.stage: "running", self.undo: gr.update(visible=False)}
+        count = len(self.picker.selection)
+        choice, settings = Choice(*chosen[:count]), chosen[count:]
         answer = None
         try:
-            spec = await asyncio.to_thread(self.picker.spec, model, adapter, quantization)
+            spec = await asyncio.to_thread(self.picker.spec, choice)
             request = GenerationRequest(
                 spec, prompt, settings=self.panel.settings(settings), template=template, user=asker(visitor)
             )
-            weights = await asyncio.to_thread(self.picker.weights, model, adapter, quantization, None)
-            answer = Answer(request, weights.label, code=use_case == "code_generation")
-            yield {self.answer: answer, self.text: "", self.raw: "", self.status: answer_status(answer)}
+            label = await asyncio.to_thread(self.picker.label, choice, spec)
+            named = await asyncio.to_thread(self.replays.named, spec)
+            answer = Answer(request, label, code=use_case == "code_generation", named=named)
+            blank = {self.text: "", self.raw: "", **self.replays.shows(None)}
+            yield {self.answer: answer, **blank, self.status: answer_status(answer)}
             async with aclosing(self._stream(answer, streaming)) as stream:
                 async for updates in stream:
                     yield updates
@@ -180,7 +195,7 @@ class PlaygroundTab:
             yield {**answered, **self._bar.shows("idle"), **ended}
         except Exception as error:
             ended = self._buttons(running=False) | {self.stage: "done"}
-            yield {**self._failed(error, answer, model, adapter), **ended}
+            yield {**self._failed(error, answer, choice), **ended}
 
     async def _stream(self, answer: Answer, streaming: bool) -> AsyncGenerator[Updates, None]:
         """Fold the engine's events into ``answer``; show it as often as a browser can draw it, and at its end."""
@@ -195,6 +210,8 @@ class PlaygroundTab:
                     if answer.running and time.monotonic() - shown_at < self._pause(answer):
                         continue
                     shown_at = time.monotonic()
+                    if not answer.running:
+                        await self.replays.note_prompt(answer)
                     updates = self._shown(answer, with_text=streaming or not answer.running)
                     if answer.running and answer.phase != phase:
                         phase = answer.phase
@@ -210,13 +227,15 @@ class PlaygroundTab:
 
     def _shown(self, answer: Answer, *, with_text: bool) -> Updates:
         status = {self.status: answer_status(answer)}
+        if not answer.running:
+            status |= self.replays.shows(answer)
         return {self.text: answer.markdown, self.raw: answer.raw, **status} if with_text else status
 
     def _buttons(self, *, running: bool) -> Updates:
         """Generate and Stop take turns in one place, so nothing moves and nothing starts twice."""
         return {self.generate: gr.update(visible=not running), self.stop: gr.update(visible=running)}
 
-    def _failed(self, error: Exception, answer: Answer | None, model: str, adapter: str) -> Updates:
+    def _failed(self, error: Exception, answer: Answer | None, choice: Choice) -> Updates:
         """The sentence in a toast and in the status line; text that was already there stays."""
         sentence = report(error)
         updates: Updates = {
@@ -227,15 +246,16 @@ class PlaygroundTab:
             answer.fail(sentence)
             updates |= {self.text: answer.markdown, self.raw: answer.raw}
         if isinstance(error, PlaygroundError) and error.code.startswith(("adapter", "model")):
-            updates[self.picker.failure] = failure_of(model, adapter, error)
+            updates[self.picker.failure] = failure_of(choice, error)
         return updates
 
-    def _stopped(self, answer: Answer | None) -> Updates:
-        """What Stop leaves behind: the text so far, and a line that says cancelled."""
+    async def _stopped(self, answer: Answer | None) -> Updates:
+        """What Stop leaves behind: the text so far, a line that says cancelled, and what made it."""
         idle = {**self._buttons(running=False), **self._bar.shows("idle"), self.stage: "stopped"}
         if answer is None or answer.error:
             return idle
         answer.cancel()
+        await self.replays.note_prompt(answer)
         return {**self._shown(answer, with_text=True), **idle}
 
     def _settled(self, stage: str, answer: Answer | None) -> Updates:
@@ -248,7 +268,8 @@ class PlaygroundTab:
         return {self.status: gr.skip()}
 
     def _cleared(self) -> Updates:
-        return {self.text: texts.EMPTY_ANSWER, self.raw: "", self.status: status_line("idle", texts.RESET_DONE)}
+        blank = {self.text: texts.EMPTY_ANSWER, self.raw: "", **self.replays.shows(None)}
+        return {**blank, self.status: status_line("idle", texts.RESET_DONE)}
 
     # --- the prompt and the page ---
 
@@ -258,12 +279,13 @@ class PlaygroundTab:
         padded = [*case.examples, *[""] * (len(self.examples) - len(case.examples))]
         return [case.template, *(gr.update(value=text, visible=bool(text)) for text in padded)]
 
-    def _reset(self, *saved: Any) -> Updates:
+    async def _reset(self, *saved: Any) -> Updates:
         """Clear prompt and answer, keeping both for Undo; an answer that is still being written is stopped."""
         prompt, *_, answer = saved
         if answer is not None and not answer.error:
             answer.cancel()
-            saved = (prompt, answer.markdown, answer.raw, answer_status(answer), answer)
+            await self.replays.note_prompt(answer)
+            saved = (prompt, *self._shown(answer, with_text=True).values(), answer)
         return {
             **self._buttons(running=False), **self._bar.shows("idle"),
             **self._cleared(), self.prompt: "", self.answer: None, self.stage: "cleared",
@@ -274,13 +296,8 @@ class PlaygroundTab:
         """Bring back what Reset cleared, unless that was so long ago that it is forgotten."""
         if saved is None:
             return {self.undo: gr.update(visible=False)}
-        prompt, text, raw, status, answer = saved
+        prompt, text, raw, status, made, answer = saved
         return {
-            self.prompt: prompt, self.text: text, self.raw: raw, self.status: status, self.answer: answer,
-            self.stage: "done", self.undo: gr.update(visible=False),
+            self.prompt: prompt, self.text: text, self.raw: raw, self.status: status, self.replays.made: made,
+            self.answer: answer, self.stage: "done", self.undo: gr.update(visible=False),
         }  # fmt: skip
-
-
-def asker(visitor: gr.Request) -> str:
-    """Whose turn it is where answers wait in line: each open page is somebody."""
-    return f"page {visitor.session_hash}"

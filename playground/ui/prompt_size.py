@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from playground.errors import ContextOverflow, ModelNotLoaded, PlaygroundError
 from playground.services.generation import Generation
@@ -11,6 +12,7 @@ from playground.types import GenerationRequest, GenerationSettings, ModelSpec, T
 from playground.ui import texts
 from playground.ui.model_picker import ModelPicker, resident_of
 from playground.ui.views.prompt import hopeless_counter, is_hopeless, prompt_counter, rendered_preview
+from playground.ui.views.weights import Choice
 
 
 class PromptSize:
@@ -21,18 +23,14 @@ class PromptSize:
         self._generation = generation
         self._picker = picker
 
-    async def look(
-        self, prompt: str, template: Template, model: str, adapter: str, quantization: str, system_prompt: str
-    ) -> tuple[str, str]:
-        """Characters, tokens and share of the context; the prompt as the model will read it."""
-        return await asyncio.to_thread(self._look_at, prompt, template, model, adapter, quantization, system_prompt)
+    async def look(self, prompt: str, template: Template, system_prompt: str, *choice: Any) -> tuple[str, str]:
+        """Characters, tokens and share of the context; the prompt as the model will read it. ``choice``: the picker's."""
+        return await asyncio.to_thread(self._look_at, prompt, template, system_prompt, Choice(*choice))
 
-    def _look_at(
-        self, prompt: str, template: Template, model: str, adapter: str, quantization: str, system_prompt: str
-    ) -> tuple[str, str]:
+    def _look_at(self, prompt: str, template: Template, system_prompt: str, choice: Choice) -> tuple[str, str]:
         characters = len(prompt)
         try:
-            spec = self._picker.spec(model, adapter, quantization)
+            spec = self._picker.spec(choice)
             resident = resident_of(self._models, spec)
             if resident is None:
                 return prompt_counter(characters), rendered_preview(None, texts.PREVIEW_NOT_LOADED)

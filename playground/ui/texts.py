@@ -28,8 +28,94 @@ NOT_YET_IN_LINE = "Getting ready"
 DOTS = {"idle": "Idle", "queued": "In line", "loading": "Loading", "generating": "Answering", "error": "Error"}
 
 MODEL_HELP = "Pick one, or type a folder or a hub id such as org/name."
-ADAPTER_HELP = "Pick one, or type the folder of a LoRA adapter."
+ADAPTER_HELP = "A small file of changes on top of the base model. Pick one, or type the folder of one."
+STRENGTH = "Strength"
+STRENGTH_HELP = (
+    "How much of the adapter is added: 0 is the base model alone, 1 is as trained, 2 twice as much. "
+    "Other values can be typed."
+)
 QUANTIZATION_HELP = "Smaller weights for less memory. Automatic shrinks them only when they would not fit."
+
+REPORT = "Adapter report"
+REPORT_NONE = "No adapter is chosen: answers come from the base model alone."
+CHECKING = "reading the adapter's files"
+EXAMINING = "measuring what each layer changes"
+SEVERITIES = {"problem": "Problem.", "warning": "Warning.", "note": "Note."}
+PROOF_HELP = (
+    "Seen when the adapter was attached: whether all of its tensors (tables of numbers) found their place in the base, "
+    "and how far eight fixed tokens moved the scores that the model gives to what may come next."
+)
+NORMS = "How much each layer changes"
+NORM_HELP = (
+    "The norm (size) of what is added to a layer's weights, all bars to one scale. Point at a bar for its figures."
+)
+NO_NORMS = "Only LoRA adapters can be measured layer by layer; this one is of another kind."
+DOCTOR_HELP = {
+    "Kind": "How it was trained. LoRA adds the product of two small matrices to some of the base's weights.",
+    "Rank": "How many directions each layer could change at most: the width of LoRA's two small matrices.",
+    "Alpha": "The number by which the trainer scaled the adapter; only its share of the rank matters.",
+    "Scaling": "What the change is multiplied with when it is added: alpha over rank, or over its root for rsLoRA.",
+    "Variants": "rsLoRA scales by the root of the rank. DoRA also learns how long each row of the weights is.",
+    "Changes": "The kinds of weights that the adapter changes.",
+    "Parameters": "How many numbers the adapter holds.",
+    "Effective rank": "How many directions are really used in a layer. Far below the rank, a smaller adapter would do.",
+    "Of the base": "How large the change of a layer is beside the base's own weights.",
+    "Changed most": "The layers that changed most, as a share of the base where that is known.",
+    "Dead layers": "Layers that change less than a thousandth of what the middle one changes: they learned nothing.",
+    "Not measured": "Modules whose numbers have a meaning of their own, such as experts that share one tensor.",
+    "PEFT version": "The library that wrote the adapter, and the one that reads it here.",
+}
+
+COPY_HELP = "Copy what made this answer, as JSON: with it the answer can be made again"
+PROVENANCE_HELP = {
+    "Base": "The model, with its revision or the first digits of its files' SHA-256.",
+    "Adapter": "What was added to the base, how strongly, and the first digits of its files' SHA-256.",
+    "Quantization": "Whether the weights were stored with fewer bits to save memory.",
+    "Precision": "With how many digits it was computed, and on which device.",
+    "Template": "How the prompt was wrapped before the model read it, and the first digits of the template's SHA-256.",
+    "Seed": "Where the random draws began; the same seed gives the same draws.",
+    "Repeatable": "Whether the same request gives the same answer, whatever else is answered at that time.",
+    "Versions": "The libraries that computed it.",
+}
+EXACT = "exactly: the same request gives the same tokens"
+NOT_EXACT = (
+    "almost: other answers computed at the same time change the last digits, so a close call may fall the other way; "
+    "“Reproducible” in the settings prevents that"
+)
+AGAIN = "Run again"
+AGAIN_PASTED = "Manifest, run again"
+REPLAY_MANIFEST = "Replay a manifest"
+CHANGED_SINCE = "What is not as it was then:"
+WITHIN_ROUNDING = "Both were about as likely; rounding alone can decide that."
+REPLAY_STOPPED = "Stopped. The answer above is as it was."
+MANIFEST_HELP = "Paste what a click on an answer's line copied: it is run again and compared, token by token."
+
+WHY_SO = "Why loaded like this"
+ONE_AT_A_TIME = "Answers of this model take turns."
+
+ADD = "Add an adapter"
+ADD_NAME_HELP = "What to call it here. Left empty, a zip gives its own name."
+ADD_HELP = "A zip, a folder, or its files. Weights are taken as safetensors only: those hold numbers, and no program."
+ADD_REFUSED = (
+    "Adapters can be added here only on the machine that the app runs on. Start it with --adapter to offer more."
+)
+REMOVE_ASKED = "Deletes the uploaded files of {name}; a copy in memory stays until the model is unloaded."
+RECEIVING = "checking and unpacking the files"
+EXPORT_HELP = (
+    "The adapter at the strength above as a file of its own, or the whole model with the adapter worked into its weights. "
+    "Files are written on this machine."
+)
+MERGED_DTYPE_HELP = (
+    "With how many digits the merged model is written. bfloat16 suits most models; float16 has finer steps."
+)
+EXPORT_REFUSED = "Export writes files, so it works only on the machine that the app runs on."
+EXPORT_NONE = "Choose an adapter to export it."
+EXPORT_STOPPED = "Stopped. Nothing was kept."
+MERGE_HELP = {
+    "Largest change of a score": "The most that any score of a possible next token moved by merging. Zero is no change.",
+    "Difference of the predictions": "Kullback-Leibler divergence: how far apart what both predict is. Zero is the same.",
+    "Same likeliest token": "At how many places both would say the same word when they take the likeliest one.",
+}
 
 EMPTY_ANSWER = (
     "Pick an example or write a prompt, then press Generate. The model is loaded by itself when it is needed."

@@ -85,8 +85,11 @@ def build_theme() -> gr.Theme:
     )
 
 
-def launch_options() -> dict[str, Any]:
-    """The parameters of `Blocks.launch` that belong to the pages: look, scripts, and what Gradio should leave out."""
+def launch_options(upload_bytes: int = 0) -> dict[str, Any]:
+    """The parameters of `Blocks.launch` that belong to the pages: look, scripts, and what Gradio should leave out.
+
+    ``upload_bytes`` is the size of the largest file that may be dropped on a page; 0 where none is taken.
+    """
     css = (ROOT / "assets" / "css" / "playground.css").read_text(encoding="utf-8")
     script = (ROOT / "assets" / "js" / "playground.js").read_text(encoding="utf-8")
     return {
@@ -96,7 +99,7 @@ def launch_options() -> dict[str, Any]:
         "footer_links": [],  # Gradio's own links lead out of the product
         "run_history": False,  # it would keep prompts in the browser's storage
         "state_session_capacity": 500,  # the oldest pages are forgotten; Gradio keeps ten thousand of them
-        "max_file_size": "1mb",
+        "max_file_size": max(upload_bytes, 1),
         "show_error": False,  # every handler shows its own sentence
         "ssr_mode": False,
     }

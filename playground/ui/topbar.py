@@ -14,7 +14,8 @@ from playground.services.models import Models
 from playground.ui import texts
 from playground.ui.model_picker import ModelPicker
 from playground.ui.views import bar as view
-from playground.ui.views.weights import Failure, Weights, chips, loaded_list
+from playground.ui.views.report import proof_line
+from playground.ui.views.weights import Choice, Failure, Weights, chips, loaded_list
 from playground.ui.wiring import LIGHT, Updates, show_html
 
 BUSY_SECONDS = 1.0
@@ -68,31 +69,26 @@ class TopBar:
         triggers = [self.timer.tick, demo.load, self.phase.change, self.again.change, picker.failure.change]
         triggers += [field.change for field in picker.selection]
         inputs = [*picker.selection, picker.failure, self.phase, self.shown]
-        outputs = [self.chips, self.meter, self.figures, self.dot, picker.loaded, self.timer, self.shown]
+        shown = [self.chips, self.meter, self.figures, self.dot, picker.loaded, picker.report.proof]
+        outputs = [*shown, self.timer, self.shown]
         # One event for all triggers, so that a page never has two looks on their way of which the older one wins.
         gr.on(triggers, self._refresh, inputs, outputs, trigger_mode="always_last", **LIGHT)
 
     async def _refresh(
-        self,
-        model: str | None,
-        adapter: str | None,
-        quantization: str | None,
-        failure: Failure | None,
-        phase: str,
-        shown: tuple[Any, ...],
-    ) -> tuple[Any, ...]:
+        self, model: str | None, adapter: str | None, quantization: str | None, strength: float | None,
+        failure: Failure | None, phase: str, shown: tuple[Any, ...],
+    ) -> tuple[Any, ...]:  # fmt: skip
         """Look again at memory, engine and choice; send only what looks different, so that tooltips stay open."""
-        now = await asyncio.to_thread(self._look, (model, adapter, quantization, failure), phase)
+        now = await asyncio.to_thread(self._look, Choice(model, adapter, quantization, strength), failure, phase)
         before = shown if len(shown) == len(now) else (None,) * len(now)
         return (*(new if new != old else gr.skip() for new, old in zip(now, before, strict=True)), now)
 
-    def _look(
-        self, choice: tuple[str | None, str | None, str | None, Failure | None], phase: str
-    ) -> tuple[str, str, str, str, str, float]:
+    def _look(self, choice: Choice, failure: Failure | None, phase: str) -> tuple[str, str, str, str, str, str, float]:
         """What the bar's parts show now, in the order of the outputs."""
         residents, names = self._models.loaded(), self._picker.names()
         held = tuple((resident.base, resident.quantization, resident.adapters) for resident in residents)
-        weights = self._weights.get((choice, held), lambda: self._picker.weights(*choice))
+        weights = self._weights.get((choice, failure, held), lambda: self._picker.weights(choice, failure))
+        attached = weights.attached
         answering, waiting = self._generation.activity()
         memory = self._models.memory()
         busy = phase not in ("idle", "error") or answering or waiting or memory.kv_cache
@@ -102,5 +98,6 @@ class TopBar:
             view.memory_figures(memory, residents, names),
             view.dot(phase, answering, waiting),
             loaded_list(residents, names),
+            proof_line(attached.proof, attached.moves_logits) if attached else "",
             BUSY_SECONDS if busy else IDLE_SECONDS,
         )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,10 @@ QUIET = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-quic --no-first-run "
     "--disable-component-update --disable-sync"
 )
+BEGUN = 3  # tokens that an unhurried engine writes at once, so that nobody waits to see that it answers
 ANSWER_LIMIT_MS = 80_000  # a first answer imports torch and loads the model; only a hang takes this long
-NOT_OURS = ("svelte-i18n",)  # what Gradio's own scripts print on every page
+NOT_OURS = ("svelte-i18n", "Method not implemented.")  # what Gradio's own scripts print: on every page, on an upload
+expect.set_options(timeout=30_000)  # Playwright's own five seconds are short where others use the machine
 
 
 @pytest.fixture(scope="package")  # not longer: it holds an event loop that other tests need free
@@ -45,13 +50,49 @@ def serve() -> Iterator[Callable[..., str]]:
 
         config = config or load_config()
         demo = build(config, Models(engine, config), Generation(engine))
-        demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+        where = {"server_name": "127.0.0.1", "server_port": _free_port()}
+        demo.launch(**where, prevent_thread_lock=True, quiet=True, **launch_options(config.upload_limit))
         demos.append(demo)
         return str(demo.local_url)
 
     yield start
     for demo in demos:
         demo.close(verbose=False)
+
+
+def _free_port() -> int:
+    """Gradio's own search for one leaves a socket open for each that is taken, by another worker's pages for one."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextmanager
+def unhurried(step_s: float, **options: int) -> Iterator[tuple[LocalInference, Callable[[], None]]]:
+    """A real engine that takes ``step_s`` seconds for each step once answers have begun, until told to hurry.
+
+    What a small model writes at once cannot be watched, and leaves the browser too little of two cores. However busy the
+    machine is, an answer of n tokens is not over before n · ``step_s``. ``options`` are the step loop's.
+    """
+    prepare_process()
+    from playground.local_inference import machinery
+
+    in_a_hurry = threading.Event()
+
+    class Slow(machinery.StepLoop):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(**options)
+
+        def step(self) -> bool:
+            if all(row.completion_tokens >= BEGUN for row in self.scheduler.live()):
+                in_a_hurry.wait(step_s)
+            return bool(super().step())
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(machinery, "StepLoop", Slow)
+        engine = LocalInference()
+        yield engine, in_a_hurry.set
+        engine.close()
 
 
 @pytest.fixture(scope="package")

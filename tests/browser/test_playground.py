@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from playground.local_inference import LocalInference
-from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, finished, generate, provenance
+from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, finished, generate, provenance, unhurried
 
 pytestmark = pytest.mark.browser
 
@@ -144,19 +142,10 @@ def test_the_keyboard_generates_and_shows_its_list(page: Page):
 
 
 @pytest.fixture
-def slow_page(visit: Callable[..., Page], serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    """The pages over an engine that takes its time for each step: what is written at once cannot be watched."""
-    from playground.local_inference import machinery
-
-    class Slow(machinery.StepLoop):  # type: ignore[misc]
-        def step(self) -> bool:
-            time.sleep(0.03)
-            return bool(super().step())
-
-    monkeypatch.setattr(machinery, "StepLoop", Slow)
-    engine = LocalInference()
-    yield visit(serve(engine))
-    engine.close()
+def slow_page(visit: Callable[..., Page], serve: Callable[..., str]) -> Iterator[Page]:
+    """The pages over an engine that takes its time for each step."""
+    with unhurried(0.03) as (engine, _):
+        yield visit(serve(engine))
 
 
 def test_without_streaming_the_answer_appears_whole_while_the_status_lives(slow_page: Page):

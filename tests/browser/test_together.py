@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from playwright.sync_api import Page, expect
 
 from playground.api import create_app
 from playground.api.gate import Gate
-from playground.config import AppConfig, ModelEntry, load_config, prepare_process
+from playground.config import AppConfig, ModelEntry, load_config
 from playground.local_inference import LocalInference
 from playground.services.generation import Generation
 from playground.services.models import Models
-from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, fill, finished, provenance, wait_until
-from tests.browser.test_leaving import CONTRASTS
+from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, fill, finished, provenance, unhurried, wait_until
+from tests.browser.test_leaving import hard_to_read
 from tests.ui.fake_engine import FakeEngine
 
 pytestmark = [
@@ -28,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]  # the libraries' own warnings, in this process
 
-STEP_S = 0.04  # what a step takes at least, so that answers of a small model last long enough to be looked at
+STEP_S = 0.5  # an answer of 100 tokens is still being written when everybody has asked, on a busy machine as well
 LIVE_ROWS = 3
 STREAMING = '.answer-status[data-state="streaming"]'
 
@@ -69,27 +68,12 @@ class House:
 
 
 @pytest.fixture
-def house(serve: Callable[..., str], endless_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    prepare_process()
-    from playground.local_inference import machinery
-
-    in_a_hurry = threading.Event()
-
-    class Slow(machinery.StepLoop):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(slots=LIVE_ROWS)
-
-        def step(self) -> bool:
-            in_a_hurry.wait(STEP_S)
-            return bool(super().step())
-
-    monkeypatch.setattr(machinery, "StepLoop", Slow)
-    engine = LocalInference()
+def house(serve: Callable[..., str], endless_model: Path) -> Iterator[House]:
     starter = load_config().models["starter"]
     entry = ModelEntry("endless", str(endless_model), adapters=starter.adapters)
     config = replace(load_config(), models={"endless": entry})
-    yield House(serve(engine, config), engine, config, in_a_hurry.set)
-    engine.close()
+    with unhurried(STEP_S, slots=LIVE_ROWS) as (engine, hurry):
+        yield House(serve(engine, config), engine, config, hurry)
 
 
 def text_of(page: Page) -> str:
@@ -97,9 +81,9 @@ def text_of(page: Page) -> str:
 
 
 def grows(page: Page) -> bool:
-    """True when the answer gets longer within a moment."""
+    """True when the answer gets longer, and is not at its end."""
     before = text_of(page)
-    wait_until(lambda: len(text_of(page)) > len(before), page, limit_s=5)
+    wait_until(lambda: len(text_of(page)) > len(before), page)
     return page.locator(STREAMING).count() == 1
 
 
@@ -116,14 +100,14 @@ def test_people_are_answered_side_by_side_as_if_each_were_alone(visit, house):
     tab = visit(house.url)
     choose(one, "adapter", "pirate")
     choose(tab, "adapter", "sql")
-    begin(one, "Tell me about the sea.", max_new_tokens=260, seed=11, temperature=0.9)
-    begin(other, "Write a story about a cat.", max_new_tokens=230, seed=12, temperature=1.2)
-    begin(tab, "List the names of all users.", max_new_tokens=200, seed=13, temperature=0.6)
+    begin(one, "Tell me about the sea.", max_new_tokens=160, seed=11, temperature=0.9)
+    begin(other, "Write a story about a cat.", max_new_tokens=130, seed=12, temperature=1.2)
+    begin(tab, "List the names of all users.", max_new_tokens=100, seed=13, temperature=0.6)
     assert house.engine.activity() == (3, 0)
     for page in (one, other, tab):
         assert grows(page)
     assert house.engine.activity() == (3, 0)
-    expect(one.locator("#status")).to_have_text("3 answering")
+    expect(one.locator("#status")).to_contain_text("3 answering")
     house.hurry()
     for page, model in ((tab, "endless:sql"), (other, "endless"), (one, "endless:pirate")):
         finished(page)
@@ -135,7 +119,7 @@ def test_people_are_answered_side_by_side_as_if_each_were_alone(visit, house):
 def test_one_users_stop_swap_and_unload_leave_the_others_running(visit, house):
     """P1, P3, G6: the other's text goes on and is the right one; a model that is answering cannot be unloaded."""
     one, other = visit(house.url), visit(house.url)
-    begin(other, "Write a story about a cat.", max_new_tokens=600, seed=5, temperature=1.0)
+    begin(other, "Write a story about a cat.", max_new_tokens=160, seed=5, temperature=1.0)
     begin(one, "Tell me about the sea.", max_new_tokens=900, temperature=0.9)
     one.locator("#stop").click()
     expect(one.locator("button.stats")).to_contain_text("cancelled")
@@ -169,7 +153,7 @@ def test_who_waits_sees_the_line_move_and_the_bar_tells_what_everybody_does(visi
     expect(phone.locator("#answer-status")).to_contain_text("Waiting in line: 1 answer before yours")
     expect(phone.locator("#answer-status")).to_contain_text(re.compile(r"before yours · [1-9] s"))
     expect(phone.locator("#status .dot")).to_have_attribute("data-phase", "queued")
-    expect(phone.locator("#status")).to_have_text("3 answering · 2 waiting")
+    expect(phone.locator("#status")).to_contain_text("3 answering · 2 waiting")
     expect(one.locator("#memory")).to_contain_text(re.compile(r"cache [\d.]+ [kM]B"))
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     leaving.close()
@@ -187,21 +171,21 @@ def test_who_waits_sees_the_line_move_and_the_bar_tells_what_everybody_does(visi
     assert grows(phone)
     phone.keyboard.press("Escape")
     for page in (one, phone):
-        expect(page.locator("#status")).to_have_text("Idle")
+        expect(page.locator("#status")).to_contain_text("Idle")
         expect(page.locator("#memory")).to_contain_text("cache 0 ")
     assert house.engine.memory().kv_cache == 0
 
 
 def test_stop_is_heard_with_three_tabs_of_one_browser_being_answered(visit, serve):
     """P2, P3: a browser has six connections to a server; each answer takes one, and an open page none."""
-    engine = FakeEngine("word " * 900, pause=0.02)
+    engine = FakeEngine("word " * 900, pause=0.1)  # 90 s: only Stop ends it earlier
     url = serve(engine)
     tabs = [visit(url) for _ in range(3)]
     for tab in tabs:
         begin(tab, "Hello!", max_new_tokens=900)
     assert engine.running == 3
     tabs[2].locator("#stop").click()
-    wait_until(lambda: engine.running == 2, tabs[2], limit_s=5)
+    wait_until(lambda: engine.running == 2, tabs[2])
     expect(tabs[2].locator("button.stats")).to_contain_text("cancelled")
     assert grows(tabs[0])
 
@@ -213,20 +197,20 @@ def test_the_line_and_the_memorys_figures_have_enough_contrast(visit, serve):
     expect(page.locator(".line i")).to_have_count(4)
     page.locator("#memory button").click()
     expect(page.locator("#memory-figures")).to_contain_text("This program")
-    for _ in ("light", "dark"):
-        assert page.evaluate(CONTRASTS) == []
+    for theme in ("light", "dark"):
+        expect(page.locator("body.dark")).to_have_count(int(theme == "dark"))
+        assert hard_to_read(page) == []
         page.get_by_role("button", name="Theme").click()
-        page.wait_for_timeout(300)
 
 
 def test_a_reload_while_an_answer_is_written_stops_it_and_starts_afresh(chromium, serve):
     """G6: the page that asked is gone; the new one is nobody's but its own. Gradio's script grumbles as it goes."""
-    engine = FakeEngine("word " * 900, pause=0.02)
+    engine = FakeEngine("word " * 900, pause=0.1)  # 90 s, unless it is stopped
     page = chromium.new_page()
     page.goto(serve(engine))
     begin(page, "Hello!", max_new_tokens=900)
     page.reload()
-    wait_until(lambda: engine.running == 0, page, limit_s=5)
+    wait_until(lambda: engine.running == 0, page)
     expect(page.locator("#generate")).to_be_visible()
     expect(page.locator("button.stats")).to_have_count(0)
     ask(page, "Hello!")

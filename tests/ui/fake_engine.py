@@ -19,6 +19,7 @@ from playground.types import (
     RenderedPrompt,
     ResidentInfo,
     Status,
+    Token,
 )
 
 WINDOW = 512
@@ -61,12 +62,14 @@ class FakeEngine(LocalInference):
         if len((request.prompt or "").split()) > WINDOW:
             raise ContextOverflow("The prompt is too long.", "Shorten it.")
         stats, finish = GenerationStats(prompt_tokens=5), "stop"
+        yield GenerationEvent(Status("queued"), stats=stats, provenance=_provenance(request))
         for number, word in enumerate(self.answer.split(" "), start=1):
             if number > request.settings.max_new_tokens:
                 finish = "length"
                 break
             stats = replace(stats, completion_tokens=number, first_token_s=0.1, elapsed_s=0.1 * number)
-            yield GenerationEvent(Status("generating"), word if number == 1 else f" {word}", stats=stats)
+            text = word if number == 1 else f" {word}"
+            yield GenerationEvent(Status("generating"), text, (Token(number, text, -0.1),), stats)
             await asyncio.sleep(self.pause)
         yield GenerationEvent(Status("done"), stats=stats, finish_reason=finish, provenance=_provenance(request))
 
@@ -120,6 +123,6 @@ def _provenance(request: GenerationRequest) -> Provenance:
     adapters = tuple((path.rsplit("/", 1)[-1], "0", scale) for path, scale in request.spec.adapters)
     seed = request.settings.seed if request.settings.seed is not None else 7
     return Provenance(
-        request.spec.base, request.spec.base, adapters, "none", "float32", "cpu", request.template,
+        request.spec.base.rsplit("/", 1)[-1], "", adapters, "none", "float32", "cpu", request.template,
         request.settings, seed, {"torch": "0"},
     )  # fmt: skip

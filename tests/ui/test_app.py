@@ -6,8 +6,6 @@ import asyncio
 import dataclasses
 import threading
 import time
-from types import SimpleNamespace
-from typing import Any
 
 import gradio as gr
 import pytest
@@ -18,10 +16,12 @@ from playground.services.models import Models
 from playground.types import knobs
 from playground.ui import texts, wiring
 from playground.ui.app import build, launch_options
-from playground.ui.playground_tab import LONGEST_PAUSE, UPDATES_PER_SECOND, PlaygroundTab
+from playground.ui.playground_tab import LONGEST_PAUSE, UPDATES_PER_SECOND
 from playground.ui.settings_panel import SettingsPanel
-from playground.ui.topbar import BUSY_SECONDS, IDLE_SECONDS, TopBar
+from playground.ui.topbar import BUSY_SECONDS, IDLE_SECONDS
+from playground.ui.views.weights import Choice
 from tests.ui.fake_engine import FakeEngine
+from tests.ui.page import Page, collected, last
 
 pytestmark = pytest.mark.anyio  # all of them: outside of a running loop Gradio makes one and never closes it
 
@@ -44,46 +44,6 @@ def toasts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return shown
 
 
-class Page:
-    """The Playground tab built over ``engine``, and what its handlers send."""
-
-    def __init__(self, engine: FakeEngine, config: AppConfig) -> None:
-        models, generation = Models(engine, config), Generation(engine)
-        self.bar, self.tab = TopBar(models, generation), PlaygroundTab(config, models, generation)
-        with gr.Blocks(analytics_enabled=False) as self.demo:
-            self.bar.render()
-            self.tab.render()
-            self.tab.listen(self.demo, self.bar)
-            self.bar.listen(self.demo, self.tab.picker)
-
-    def run(
-        self, prompt: str, model: str = "starter", adapter: str = texts.NO_ADAPTER, streaming: bool = True,
-        visitor: str = "somebody", **changes: Any,
-    ):  # fmt: skip
-        """The handler of Generate, with the settings as they stand and ``changes`` over them."""
-        asks = SimpleNamespace(session_hash=visitor)
-        panel = self.tab.panel
-        values = [changes.get(name, widget.value) for name, widget in panel.widgets.items()]
-        return self.tab._run(
-            asks, prompt, "chat", "chatbot", streaming, model, adapter, "auto", panel.preset.value, *values
-        )
-
-    async def look(
-        self, *choice: Any, phase: str = "idle", failure: Any = None, shown: tuple[Any, ...] = ()
-    ) -> tuple[Any, ...]:
-        """The top bar's parts as `_refresh` sends them, and what it remembers of them."""
-        return await self.bar._refresh(*(choice or ("starter", texts.NO_ADAPTER, "auto")), failure, phase, shown)
-
-
-async def collected(updates) -> list[dict[Any, Any]]:
-    return [update async for update in updates]
-
-
-def last(updates: list[dict[Any, Any]], component: Any) -> Any:
-    """What ``component`` was sent last."""
-    return [update[component] for update in updates if component in update][-1]
-
-
 async def test_the_shell_holds_the_tabs_that_work_and_nothing_is_offered_as_gradios_own_api(config):
     """P1: one tab now; programs have the HTTP API, the pages' functions are their own."""
     engine = FakeEngine()
@@ -100,6 +60,12 @@ async def test_the_pages_ask_nobody_else_for_anything():
     assert "http" not in options["head"]
     assert options["theme"]._stylesheets == []
     assert options["run_history"] is False
+
+
+async def test_a_file_may_be_dropped_only_as_large_as_adapters_may_be():
+    """P8, S2: Gradio's own door takes nothing where none is taken in, and the configured size elsewhere."""
+    assert launch_options()["max_file_size"] == 1
+    assert launch_options(upload_bytes=2_000_000)["max_file_size"] == 2_000_000
 
 
 async def test_every_setting_is_a_widget_with_the_bounds_of_its_knob(config):
@@ -232,8 +198,9 @@ async def test_swap_attaches_to_the_base_in_memory_and_refuses_without_one(confi
     updates = await collected(picker._swap("starter", "pirate", "auto"))
     assert "Swapped: starter + pirate answers now." in last(updates, picker.progress)
     assert len(engine.residents()) == 1
-    weights = picker.weights("starter", "pirate", "auto", None)
-    assert (weights.label, weights.adapter_loaded, weights.adapter_problem) == ("starter + pirate", True, "")
+    weights = picker.weights(Choice("starter", "pirate", "auto"), None)
+    assert (weights.label, weights.adapter_problem) == ("starter + pirate", "")
+    assert weights.attached is not None
 
 
 async def test_a_failed_choice_keeps_its_chip_red_until_another_is_made(config, toasts):
@@ -241,18 +208,18 @@ async def test_a_failed_choice_keeps_its_chip_red_until_another_is_made(config, 
     page = Page(FakeEngine(), config)
     updates = await collected(page.run("Hi", "org/missing"))
     failure = last(updates, page.tab.picker.failure)
-    weights = page.tab.picker.weights("org/missing", texts.NO_ADAPTER, "auto", failure)
+    weights = page.tab.picker.weights(Choice("org/missing", texts.NO_ADAPTER, "auto", 1.0), failure)
     assert weights.base_problem == "There is no model 'org/missing'. Check the name."
-    assert page.tab.picker.weights("starter", texts.NO_ADAPTER, "auto", failure).base_problem == ""
+    assert page.tab.picker.weights(Choice("starter", texts.NO_ADAPTER, "auto"), failure).base_problem == ""
 
 
 async def test_the_prompts_tokens_are_counted_only_by_a_loaded_model(config):
     """P2: characters before that; with the model its own tokenizer and the rendered prompt."""
     page = Page(FakeEngine(), config)
-    choice = ("starter", texts.NO_ADAPTER, "auto", "")
+    choice = ("", "starter", texts.NO_ADAPTER, "auto")
     counter, _ = await page.tab.size.look("a b c", "chat", *choice)
     assert "5 characters · <span" in counter
-    await collected(page.tab.picker._load(*choice[:3]))
+    await collected(page.tab.picker._load(*choice[1:]))
     counter, preview = await page.tab.size.look("a b c", "chat", *choice)
     assert "5 characters · 3 tokens" in counter
     assert "&lt;user&gt;a b c&lt;/user&gt;" in preview
@@ -279,11 +246,12 @@ async def test_a_use_case_brings_its_template_and_examples(config):
 async def test_reset_can_be_undone(config):
     """P2: nothing is lost by one click."""
     tab = Page(FakeEngine(), config).tab
-    saved = ("prompt", "text", "raw", "status", None)
-    cleared = tab._reset(*saved)
+    saved = ("prompt", "text", "raw", "status", "made", None)
+    cleared = await tab._reset(*saved)
     assert cleared[tab.prompt] == cleared[tab.raw] == ""
     restored = tab._undo(cleared[tab.before_reset])
-    assert [restored[part] for part in (tab.prompt, tab.text, tab.raw, tab.status, tab.answer)] == list(saved)
+    parts = (tab.prompt, tab.text, tab.raw, tab.status, tab.replays.made, tab.answer)
+    assert [restored[part] for part in parts] == list(saved)
 
 
 # --- several people at once ---
@@ -293,7 +261,8 @@ async def test_nothing_that_takes_its_time_waits_for_somebody_elses(config):
     """P3: Generate, Load and Swap have no limit of their own, everything else is answered outside of the queue."""
     page = Page(FakeEngine(), config)
     queued = {fn.name: fn.concurrency_limit for fn in page.demo.fns.values() if fn.queue and fn.fn}
-    assert queued == dict.fromkeys(("_run", "_load", "_swap", "_unload"))
+    assert set(queued) >= {"_run", "_load", "_swap", "_unload", "_check", "_examine", "_again", "_receive", "_merged"}
+    assert set(queued.values()) == {None}
 
 
 async def test_an_open_page_holds_no_connection(config):
@@ -360,13 +329,13 @@ async def test_the_bar_follows_what_others_do(config):
     page = Page(engine, config)
     *parts, shown = await page.look()
     assert parts == list(shown)
-    chips, _, _, dot, loaded, pace = shown
+    chips, _, _, dot, loaded, _, pace = shown
     assert ("Idle" in dot, pace) == (True, IDLE_SECONDS)
     assert texts.NOTHING_LOADED in loaded
     task = asyncio.create_task(collected(page.run("Hi", visitor="other", max_new_tokens=50)))
     await asyncio.sleep(0.2)
     *parts, shown = await page.look(shown=shown)
-    chips, _, figures, dot, loaded, pace = parts
+    chips, _, figures, dot, loaded, _, pace = parts
     assert 'data-state="ready"' in chips
     assert "1 answering" in dot
     assert "Unload, frees" in loaded
@@ -410,7 +379,7 @@ async def test_what_stop_or_reset_said_is_said_again_when_the_run_is_over(config
         answer = update.get(page.tab.answer, answer)
         if update.get(page.tab.text):
             break
-    stopped = page.tab._stopped(answer)
+    stopped = await page.tab._stopped(answer)
     assert [update async for update in run] == []  # the run itself has nothing more to say
     assert stopped[page.tab.stage] == "stopped"
     assert "cancelled" in page.tab._settled("stopped", answer)[page.tab.status]

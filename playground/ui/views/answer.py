@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from playground.services.manifests import Manifest
 from playground.types import (
     FinishReason,
     GenerationEvent,
     GenerationRequest,
     GenerationStats,
+    ModelSpec,
     Phase,
     Provenance,
     Status,
@@ -19,6 +19,7 @@ from playground.types import (
 from playground.ui import texts
 from playground.ui.safe_text import code_markdown, escape, safe_markdown
 from playground.ui.views.figures import plural, seconds_text
+from playground.ui.views.provenance import replay_button
 from playground.ui.views.status import before_this_one, is_told, progress_line, status_line, status_text
 
 # Which of several answers' states is told: that of the one which is furthest.
@@ -29,13 +30,16 @@ _FURTHEST: Mapping[Phase, int] = {"generating": 0, "prefilling": 1, "loading": 2
 class Answer:
     """What one run has brought so far, folded from its events. ``weights`` names what answers, ``code`` the use case.
 
-    With several answers to one prompt each has its own index; stats, finish and provenance are kept for each.
+    With several answers to one prompt each has its own index; tokens, stats, finish and provenance are kept for each.
+    ``prompt_hash`` is that of the prompt's token ids, "" as long as nobody has asked for it; ``named`` the request's spec
+    by the names that are offered here: what is handed out holds no path of them.
     """
 
     request: GenerationRequest
     weights: str
     code: bool = False
     parts: dict[int, str] = field(default_factory=dict)
+    token_ids: dict[int, list[int]] = field(default_factory=dict)
     stats: dict[int, GenerationStats] = field(default_factory=dict)
     statuses: dict[int, Status] = field(default_factory=dict)
     finish: dict[int, FinishReason] = field(default_factory=dict)
@@ -44,12 +48,15 @@ class Answer:
     notices: list[str] = field(default_factory=list)
     error: str = ""
     stopped: bool = False
+    prompt_hash: str = ""
+    named: ModelSpec | None = None
 
     def fold(self, event: GenerationEvent) -> None:
         """Take one event in."""
         self.elapsed_s = max(self.elapsed_s, event.stats.elapsed_s)
         if event.text:
             self.parts[event.index] = self.parts.get(event.index, "") + event.text
+        self.token_ids.setdefault(event.index, []).extend(token.id for token in event.tokens)
         if event.index not in self.finish:  # a sign of life may repeat an answer that has ended
             self.stats[event.index] = event.stats
             self.statuses[event.index] = event.status
@@ -111,6 +118,24 @@ class Answer:
         """The exact text, nothing added; several answers are set apart by a line."""
         return "\n\n――――――――\n\n".join(self.parts.get(index, "") for index in self.indices)
 
+    def manifest(self, index: int) -> Manifest | None:
+        """All that it takes to make the answer ``index`` again; None as long as it has not ended."""
+        finish = self.finish.get(index)
+        if finish is None:
+            return None
+        ids, text = tuple(self.token_ids.get(index, ())), self.parts.get(index, "")
+        request = replace(self.request, spec=self.named or self.request.spec)
+        return Manifest(request, index, ids, self.prompt_hash, text, finish, self.provenance.get(index))
+
+    def can_replay(self, index: int) -> bool:
+        """True when the answer ``index`` has ended and it is known how it was drawn; one stopped before its first token
+        has nothing to compare.
+        """
+        settings, finish = self.request.settings, self.finish.get(index)
+        known = index in self.provenance or settings.seed is not None or settings.is_greedy
+        begun = finish is not None and (finish != "cancelled" or bool(self.token_ids.get(index)))
+        return begun and known and not self.error
+
     @property
     def markdown(self) -> str:
         """The text for the Text tab: safe Markdown, numbered where there are several answers."""
@@ -119,22 +144,6 @@ class Answer:
         if len(bodies) == 1:
             return bodies[0]
         return "\n\n---\n\n".join(f"**Answer {number}**\n\n{body}" for number, body in enumerate(bodies, start=1))
-
-
-def provenance_json(answer: Answer, index: int) -> str:
-    """What made this answer, as JSON text: enough to make it again."""
-    provenance = answer.provenance.get(index)
-    made_by = dataclasses.asdict(provenance) if provenance else None
-    request = dataclasses.asdict(dataclasses.replace(answer.request, user=""))
-    stats = dataclasses.asdict(answer.stats.get(index, GenerationStats()))
-    whole = {
-        "provenance": made_by,
-        "request": request,
-        "stats": stats,
-        "finish_reason": answer.finish.get(index),
-        "text": answer.parts.get(index, ""),
-    }
-    return json.dumps(whole, indent=2, ensure_ascii=False, default=str)
 
 
 def answer_status(answer: Answer | None) -> str:
@@ -194,12 +203,14 @@ def _stats_line(answer: Answer, index: int) -> str:
         _pause_words(answer, index),
     ]
     line = " · ".join(figure for figure in figures if figure)
-    if not finish:
+    manifest = answer.manifest(index)
+    if manifest is None:
         return f'<p class="stats">{line}</p>'
-    copy = escape(provenance_json(answer, index))
+    copy = escape(manifest.to_json())
+    replay = replay_button(index, several) if answer.can_replay(index) else ""
     return (
-        f'<button type="button" class="stats" data-finish="{finish}" data-copy="{copy}" '
-        f'data-copied="Provenance copied" title="Copy what made this answer, as JSON">{line}</button>'
+        f'<div class="stats-row"><button type="button" class="stats" data-finish="{finish}" data-copy="{copy}" '
+        f'data-copied="Provenance copied" title="{texts.COPY_HELP}">{line}</button>{replay}</div>'
     )
 
 

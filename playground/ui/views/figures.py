@@ -29,3 +29,8 @@ def plural(count: int, noun: str) -> str:
 def percent(share: float) -> str:
     """``share`` of one, for a person: ``42 %``."""
     return f"{share:.0%}".replace("%", " %")
+
+
+def strength_text(strength: float) -> str:
+    """An adapter's strength for a person: ``×0.5``; ``×1`` is as trained."""
+    return f"×{strength:.4g}".replace("-", "−")

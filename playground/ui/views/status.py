@@ -60,9 +60,31 @@ def status_line(state: str, sentence: str, details: str = "") -> str:
 def progress_line(status: Status, elapsed_s: float = 0.0) -> str:
     """A `Status` with how far it is: a bar, or the line in which it waits; after a second with the time it has taken."""
     taken = f" · {elapsed_s:.0f} s" if elapsed_s >= 1 else ""
+    return f'<p class="progress-line">{escape(status_text(status) + taken)}{drawn(status)}</p>'
+
+
+def drawn(status: Status) -> str:
+    """How far it is as a picture: a bar, or the line in which it waits."""
     ahead = before_this_one(status)
-    drawn = _bar(status) if ahead is None else _line(ahead)
-    return f'<p class="progress-line">{escape(status_text(status) + taken)}{drawn}</p>'
+    return _bar(status) if ahead is None else _line(ahead)
+
+
+def working(progress: str) -> str:
+    """A piece of work that goes on; ``progress`` is HTML."""
+    return worked(progress, "running")
+
+
+def worked(result: str, state: str = "done") -> str:
+    """What came of a piece of work: ``result`` is HTML, ``state`` running, done, identical, differs, stopped or error."""
+    role = "alert" if state == "error" else "status"
+    return f'<div class="work" data-state="{escape(state)}" role="{role}">{result}</div>'
+
+
+def error_lines(error: BaseException) -> str:
+    """The one sentence for ``error``, and what lies behind it folded."""
+    details = error_details(error)
+    more = f"<details><summary>Details</summary><p>{escape(details)}</p></details>" if details else ""
+    return f'<p class="error-line">{escape(error_sentence(error))}</p>{more}'
 
 
 def error_sentence(error: BaseException) -> str:

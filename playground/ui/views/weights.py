@@ -5,37 +5,73 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from playground.errors import InvalidRequest
 from playground.types import LoadedAdapter, ResidentInfo
 from playground.ui import texts
 from playground.ui.safe_text import escape
-from playground.ui.views.figures import bytes_text
+from playground.ui.views.figures import bytes_text, plural, strength_text
+from playground.ui.views.report import kind_name
+
+_MARK = '<span class="mark" role="img" aria-label="with warnings">!</span>'
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the picker's fields hold, as they were typed: which weights a person asks for."""
+
+    model: str | None
+    adapter: str | None = None
+    quantization: str | None = None
+    strength: float | None = 1.0
+
+
+def adapter_choice(value: str | None) -> str | None:
+    """The adapter field's value as a service takes it: None for the base."""
+    cleaned = (value or "").strip()
+    return None if cleaned in ("", texts.NO_ADAPTER) else cleaned
+
+
+def strength_of(value: float | None) -> float:
+    """The strength field's value. Raises `InvalidRequest` for an empty one."""
+    if value is None:
+        raise InvalidRequest("The strength is empty.", "Give it a number; 1 is as trained.")
+    return float(value)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A choice of model and adapter (as the fields named them) that did not load, and why."""
+    """A choice that did not load or answer, and why."""
 
-    model: str
-    adapter: str
+    choice: Choice
     of_adapter: bool
     sentence: str
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights would answer now: names, whether they are in memory, and what is wrong with them, if anything."""
+    """Which weights would answer now: names, whether they are in memory, and what is wrong with them, if anything.
+
+    ``attached`` is the adapter as it is in memory; ``warnings`` are what the checks say of it without refusing it.
+    """
 
     base: str
     adapter: str = ""
     base_loaded: bool = False
-    adapter_loaded: bool = False
+    attached: LoadedAdapter | None = None
     base_problem: str = ""
     adapter_problem: str = ""
+    strength: float = 1.0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def shown_adapter(self) -> str:
+        """The adapter's name, with its strength where that is not as trained: ``pirate ×0.5``."""
+        return self.adapter if self.strength == 1.0 else f"{self.adapter} {strength_text(self.strength)}"
 
     @property
     def label(self) -> str:
-        """``starter + pirate``, or ``starter (base)``."""
-        return f"{self.base} + {self.adapter}" if self.adapter else f"{self.base} (base)"
+        """``starter + pirate``, ``starter + pirate ×0.5``, or ``starter (base)``."""
+        return f"{self.base} + {self.shown_adapter}" if self.adapter else f"{self.base} (base)"
 
 
 def adapter_problem(adapter: LoadedAdapter | None, problems: Sequence[str], failure: str) -> str:
@@ -58,7 +94,7 @@ def chips(weights: Weights) -> str:
         "In memory" if weights.base_loaded else "Not in memory; the next answer loads it"
     )
     adapter_note = weights.adapter_problem or (
-        ("Attached" if weights.adapter_loaded else "Not attached; the next answer attaches it")
+        ("Attached" if weights.attached else "Not attached; the next answer attaches it")
         if weights.adapter
         else "Answers come from the base alone"
     )
@@ -67,11 +103,12 @@ def chips(weights: Weights) -> str:
     )
     adapter = _chip(
         "Adapter",
-        weights.adapter or "none",
-        adapter_note,
+        weights.shown_adapter if weights.adapter else "none",
+        " ".join((adapter_note, *weights.warnings)),
         bool(weights.adapter_problem),
-        weights.adapter_loaded or (weights.base_loaded and not weights.adapter),
+        weights.attached is not None or (weights.base_loaded and not weights.adapter),
         "adapter",
+        bool(weights.warnings) and not weights.adapter_problem,
     )
     return f'<div class="chips">{base}{adapter}{_reason(weights.base_problem or weights.adapter_problem)}</div>'
 
@@ -86,13 +123,14 @@ def _reason(problem: str) -> str:
     )
 
 
-def _chip(kind: str, name: str, note: str, bad: bool, ready: bool, field_name: str) -> str:
+def _chip(kind: str, name: str, note: str, bad: bool, ready: bool, field_name: str, marked: bool = False) -> str:
+    """``marked`` says that there are warnings, which the adapter report lists."""
     state = "bad" if bad else "ready" if ready else "waiting"
     shown = name if len(name) <= 36 else "…" + name[-35:]
     return (
         f'<button type="button" class="chip" data-state="{state}" data-open-picker="{field_name}" '
         f'title="{escape(f"{kind}: {name}. {note}. Click to change.".replace("..", "."))}">'
-        f"<small>{kind}</small> <b>{escape(shown)}</b></button>"
+        f"<small>{kind}</small> <b>{escape(shown)}</b>{_MARK if marked else ''}</button>"
     )
 
 
@@ -115,15 +153,29 @@ def _loaded_row(resident: ResidentInfo, names: Mapping[str, str]) -> str:
     adapters = "".join(_adapter_row(adapter) for adapter in resident.adapters)
     attached = f'<ul class="adapters">{adapters}</ul>' if adapters else '<p class="muted">no adapters attached</p>'
     return (
-        f'<li><div class="loaded-head"><b title="{escape(resident.reason)}">{escape(name)}</b>'
+        f'<li><div class="loaded-head"><b>{escape(name)}</b>'
         f'<button type="button" class="unload" data-unload="{escape(resident.base)}" '
         f'title="Removes the model and its adapters from memory; files stay.">Unload, frees {bytes_text(size)}</button>'
-        f'</div><p class="muted">{escape(" · ".join(facts))}</p>{attached}</li>'
+        f'</div><p class="muted">{escape(" · ".join(facts))}</p>{_why(resident)}{attached}</li>'
     )
+
+
+def _why(resident: ResidentInfo) -> str:
+    """Why it was loaded as it was, folded, one reason to a line; and why its answers wait for one another, if they do."""
+    reasons = "".join(
+        f"<li>{escape(reason[:1].upper() + reason[1:])}.</li>" for reason in resident.reason.split("; ") if reason
+    )
+    why = f"<details class='why'><summary>{texts.WHY_SO}</summary><ul>{reasons}</ul></details>" if reasons else ""
+    alone = "" if resident.together else f'<p class="notice">{texts.ONE_AT_A_TIME} {escape(resident.alone_because)}</p>'
+    return f"{why}{alone}"
 
 
 def _adapter_row(adapter: LoadedAdapter) -> str:
     problem = adapter_problem(adapter, (), "")
     mark = f' <span class="error-line" title="{escape(problem)}">no effect</span>' if problem else ""
-    alone = " · takes turns of its own" if adapter.exclusive else ""
-    return f"<li>{escape(adapter.name)} <span class='muted'>{bytes_text(adapter.bytes)}{alone}</span>{mark}</li>"
+    if adapter.warnings and not problem:
+        warned = escape(" ".join(adapter.warnings))
+        mark = f' <span class="notice" title="{warned}">{plural(len(adapter.warnings), "warning")}</span>'
+    facts = [kind_name(adapter.kind), bytes_text(adapter.bytes), "takes turns of its own" if adapter.exclusive else ""]
+    shown = escape(" · ".join(fact for fact in facts if fact))
+    return f"<li>{escape(adapter.name)} <span class='muted'>{shown}</span>{mark}</li>"

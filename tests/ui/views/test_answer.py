@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 
 from playground.types import (
     GenerationEvent,
@@ -14,6 +15,7 @@ from playground.types import (
     ModelSpec,
     Provenance,
     Status,
+    Token,
 )
 from playground.ui.views.answer import Answer, answer_status
 
@@ -94,7 +96,7 @@ def test_several_answers_run_until_the_last_of_them_has_ended():
     answer.fold(event("two", 4, index=1, finish_reason="length", provenance=made(8)))
     assert not answer.running
     assert answer.markdown == "**Answer 1**\n\none\n\n---\n\n**Answer 2**\n\ntwo"
-    assert answer_status(answer).count("<button") == 2
+    assert answer_status(answer).count('class="stats"') == 2
     assert answer.stats[0].completion_tokens == 3
 
 
@@ -162,3 +164,28 @@ def test_an_answer_that_pauses_for_another_adapters_turn_says_so_in_its_own_line
     assert answer.phase == "queued"
     answer.fold(event(" there", 4))
     assert "turn" not in answer_status(answer)
+
+
+def test_an_answers_manifest_holds_its_very_tokens_once_it_has_ended():
+    """G14: token ids in order, signs of life left out; nothing to replay before the end, and a button after it."""
+    answer = an_answer(seed=5)
+    answer.fold(replace(event("One", 1), tokens=(Token(11, "One", -0.1),)))
+    assert answer.manifest(0) is None
+    assert "data-replay" not in answer_status(answer)
+    answer.fold(event("", 1))
+    end = event(" two", 2, finish_reason="stop", provenance=made())
+    answer.fold(replace(end, tokens=(Token(12, " two", -0.1),)))
+    answer.prompt_hash = "abc"
+    manifest = answer.manifest(0)
+    assert (manifest.token_ids, manifest.text, manifest.prompt_hash) == ((11, 12), "One two", "abc")
+    assert manifest.provenance.seed == 7
+    assert 'data-replay="0"' in answer_status(answer)
+
+
+def test_an_answer_that_failed_offers_no_replay():
+    """G14: there is nothing to compare with."""
+    answer = an_answer(seed=5)
+    answer.fold(event("half", 1))
+    answer.fail("It broke.")
+    answer.finish[0] = "cancelled"
+    assert "data-replay" not in answer_status(answer)

@@ -7,7 +7,16 @@ import pytest
 from playground.errors import AdapterInvalid
 from playground.types import Status
 from playground.ui import texts
-from playground.ui.views.status import error_details, error_sentence, progress_line, status_line, status_text
+from playground.ui.views.status import (
+    error_details,
+    error_lines,
+    error_sentence,
+    progress_line,
+    status_line,
+    status_text,
+    worked,
+    working,
+)
 
 
 def test_an_error_is_one_sentence_and_never_a_traceback():
@@ -47,3 +56,15 @@ def test_the_line_in_which_one_waits_is_drawn_and_timed():
     assert shown.count("<i") == 4
     assert progress_line(Status("queued", "200 before this one")).count("<i") < 20
     assert "bar unknown" in progress_line(Status("queued", "waiting"))
+
+
+def test_what_came_of_a_piece_of_work_is_announced_and_an_error_loudly():
+    """P1, P8: progress and results are a status, errors an alert; what lies behind an error folds out, escaped."""
+    error = AdapterInvalid("It is <broken>.", "Mend it.")
+    error.__cause__ = ValueError("<header>")
+    shown = worked(error_lines(error), "error")
+    assert 'role="alert"' in shown
+    assert "It is &lt;broken&gt;. Mend it." in shown
+    assert "<summary>Details</summary><p>ValueError: &lt;header&gt;</p>" in shown
+    assert working("<p>1 of 2</p>") == '<div class="work" data-state="running" role="status"><p>1 of 2</p></div>'
+    assert 'data-state="done" role="status"' in worked("<p>Done</p>")

@@ -1,0 +1,58 @@
+"""The Playground tab built over a scripted engine, without a server: what its handlers send to the page."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+
+from playground.config import AppConfig
+from playground.services.generation import Generation
+from playground.services.models import Models
+from playground.ui import texts
+from playground.ui.playground_tab import PlaygroundTab
+from playground.ui.services import Services
+from playground.ui.topbar import TopBar
+from tests.ui.fake_engine import FakeEngine
+
+
+class Page:
+    """The Playground tab built over ``engine``, and what its handlers send."""
+
+    def __init__(self, engine: FakeEngine, config: AppConfig) -> None:
+        models, generation = Models(engine, config), Generation(engine)
+        self.services = Services.over(models, generation, config)
+        self.bar, self.tab = TopBar(models, generation), PlaygroundTab(config, self.services)
+        with gr.Blocks(analytics_enabled=False) as self.demo:
+            self.bar.render()
+            self.tab.render()
+            self.tab.listen(self.demo, self.bar)
+            self.bar.listen(self.demo, self.tab.picker)
+
+    def run(
+        self, prompt: str, model: str = "starter", adapter: str = texts.NO_ADAPTER, streaming: bool = True,
+        visitor: str = "somebody", strength: float | None = 1.0, **changes: Any,
+    ):  # fmt: skip
+        """The handler of Generate, with the settings as they stand and ``changes`` over them."""
+        asks = SimpleNamespace(session_hash=visitor)
+        panel = self.tab.panel
+        values = [changes.get(name, widget.value) for name, widget in panel.widgets.items()]
+        return self.tab._run(
+            asks, prompt, "chat", "chatbot", streaming, model, adapter, "auto", strength, panel.preset.value, *values
+        )
+
+    async def look(
+        self, *choice: Any, phase: str = "idle", failure: Any = None, shown: tuple[Any, ...] = ()
+    ) -> tuple[Any, ...]:
+        """The top bar's parts as `_refresh` sends them, and what it remembers of them."""
+        return await self.bar._refresh(*(choice or ("starter", texts.NO_ADAPTER, "auto", 1.0)), failure, phase, shown)
+
+
+async def collected(updates) -> list[dict[Any, Any]]:
+    return [update async for update in updates]
+
+
+def last(updates: list[dict[Any, Any]], component: Any) -> Any:
+    """What ``component`` was sent last."""
+    return [update[component] for update in updates if component in update][-1]
