@@ -158,7 +158,9 @@ def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--quantization", choices=QUANTIZATIONS)
-    parser.add_argument("--memory-budget", metavar="SIZE", help='what all models may take: auto, "8 GB", or a share: 0.5')
+    parser.add_argument(
+        "--memory-budget", metavar="SIZE", help='what all models may take: auto, "8 GB", or a share: 0.5'
+    )
     parser.add_argument("--keep-alive", metavar="SECONDS", help="unload a model that was unused for so long (0: never)")
     parser.add_argument("--preload", action="store_true", default=None, help="load the first model once the page is up")
     given = {key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None}

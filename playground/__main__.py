@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from playground.config import ROOT, AppConfig, environment_overrides, load_config, prepare_process
 from playground.errors import InvalidRequest, ModelNotFound, PlaygroundError
 from playground.local_inference import LocalInference
-from playground.local_inference.adapters import AdapterReport
+from playground.local_inference.adapters import AdapterReport, short
 from playground.services.exports import Exports, MergedDtype
 from playground.services.generation import Generation
 from playground.services.models import Models
@@ -143,8 +143,9 @@ def validate(args: argparse.Namespace) -> int:
     """Say what an adapter folder holds and what is wrong with it; the exit code tells how bad it is."""
     from playground.local_inference.doctor import examine, full_report  # numpy, which no other command needs at once
 
-    folder, pickles = Path(args.path), load_config(overrides=environment_overrides()).converted
-    base = base_folder(args.base) if args.base else None
+    config = load_config(overrides={**environment_overrides(), "config": args.config})
+    folder, pickles = Path(args.path), config.converted
+    base = base_folder(args.base, config) if args.base else None
     report = full_report(folder, base, pickles=pickles, always_fit=args.deep)
     diagnosis = examine(folder, base, pickles=pickles) if args.deep and report.verdict != "problems" else None
     if diagnosis is not None:
@@ -157,11 +158,11 @@ def validate(args: argparse.Namespace) -> int:
     return VERDICTS[report.verdict][0]
 
 
-def base_folder(base: str) -> Path:
+def base_folder(base: str, config: AppConfig) -> Path:
     """The folder of a base: a name on offer, a path or a hub id. Raises `ModelNotFound`; nothing is downloaded."""
     from playground.local_inference.places import locate  # huggingface_hub, which no other command needs at once
 
-    models = load_config(overrides=environment_overrides()).models
+    models = config.models
     folder = Path(locate(models[base].path if base in models else base))
     if os.path.isfile(folder / "config.json"):
         return folder
@@ -177,7 +178,7 @@ def described(report: AdapterReport) -> list[str]:
     info = report.info
     rank = f", rank {info.rank}" if info.rank is not None else ""
     return [
-        f"{info.name}: {info.peft_type or 'unknown kind'}{rank}, {info.bytes / 1e6:.2f} MB",
+        f"{short(info.name)}: {info.peft_type or 'unknown kind'}{rank}, {info.bytes / 1e6:.2f} MB",
         f"base: {info.base or 'not named'}",
         f"targets: {', '.join(info.target_modules) or 'not named'}",
         *([f"served: {SERVED[report.shares_batches]}"] if report.shares_batches is not None else []),
@@ -355,6 +356,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--deep", action="store_true", help="measure every layer, compare tokenizer and template, let PEFT try the fit"
     )
+    check.add_argument("--config", help="configuration file (configs/playground.toml)")
     check.set_defaults(run=validate)
     take = commands.add_parser("export", help="write an adapter at a strength, or merged into its base, to a folder")
     _add_merge_options(take)

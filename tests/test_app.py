@@ -113,7 +113,9 @@ def test_the_command_line_wins_over_the_environment(monkeypatch):
 
     monkeypatch.setenv("PLAYGROUND_PORT", "7001")
     monkeypatch.setenv("PLAYGROUND_DEVICE", "cuda")
-    given = app.arguments(["--port", "7002", "--model", "a", "--model", "b", "--memory-budget", "50%", "--keep-alive", "9"])
+    given = app.arguments(
+        ["--port", "7002", "--model", "a", "--model", "b", "--memory-budget", "50%", "--keep-alive", "9"]
+    )
     assert (given["port"], given["device"], given["model"]) == (7002, "cuda", ["a", "b"])
     config = load_config(overrides={key: given[key] for key in ("memory_budget", "keep_alive")})
     assert (config.memory_budget, config.keep_alive) == (0.5, 9)

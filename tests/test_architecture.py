@@ -26,6 +26,7 @@ FACE = {
     "playground.local_inference.adapters",
     "playground.local_inference.doctor",
     "playground.local_inference.identity",
+    "playground.local_inference.pickles",
     "playground.local_inference.portable",
     "playground.local_inference.places",
 }  # all that other rooms see of the engine

@@ -76,7 +76,10 @@ def test_what_the_page_of_adapters_calls_refused_is_refused():
 
     kinds, inits, *_ = (row[0].split(", ") for row in _tables("adapters.md")[1])
     assert set(kinds) == {*validation._UNSERVED_KINDS, "aLoRA"}
-    for config in (*({"peft_type": kind} for kind in kinds[:-1]), {"peft_type": "LORA", "alora_invocation_tokens": [7]}):
+    for config in (
+        *({"peft_type": kind} for kind in kinds[:-1]),
+        {"peft_type": "LORA", "alora_invocation_tokens": [7]},
+    ):
         assert "unsupported-kind" in {finding.code for finding in validation.config_findings(config)}
     for init in inits:
         config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "init_lora_weights": init}

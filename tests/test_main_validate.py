@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,20 @@ def test_a_pickle_is_read_only_where_the_operator_says_so(
     assert said.startswith(f"old: LORA, rank {RANK}, ")
     assert "[pickle-allowed]" in said
     assert "doctor: " in said
+
+
+def test_a_name_cannot_write_to_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """S1: a folder may be called anything."""
+    (tmp_path / "of others").mkdir()
+    path = shutil.copytree(PIRATE, tmp_path / "of others" / "red\x1b[31m\n")
+    main(["validate", str(path)])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_configuration_of_its_own_names_the_base(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """G9: as the other commands take it."""
+    config = tmp_path / "mine.toml"
+    config.write_text(f"[models.mine]\npath = {str(ROOT / 'assets' / 'models' / 'starter')!r}\n")
+    assert main(["validate", str(PIRATE), "--base", "mine", "--config", str(config)]) == 0
+    assert main(["validate", str(PIRATE), "--base", "mine"]) == 2
+    assert "no model folder 'mine'" in capsys.readouterr().err

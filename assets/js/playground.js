@@ -107,8 +107,14 @@
   }
 
   // --- keys ---
+  const listOf = (event) => event.target.closest?.("input[aria-expanded]");
   document.addEventListener("keydown", (event) => {
     const command = event.ctrlKey || event.metaKey;
+    if (event.key === "Tab" && listOf(event)) {
+      event.stopImmediatePropagation(); // Gradio's dropdown opens its list at any key, after Tab has left it for good
+      return;
+    }
+    if (event.key === "Escape" && listOf(event)?.getAttribute("aria-expanded") === "true") return; // closes the list only
     if (command && event.key === "Enter") {
       const generate = first("#generate");
       if (generate && !generate.disabled) { event.preventDefault(); generate.click(); }

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from playground.errors import EngineFailure, ModelNotLoaded, PlaygroundError, QueueFull
+from playground.local_inference.first_import import import_transformers
 from playground.local_inference.mailbox import Mailbox
 from playground.local_inference.row import Row, Sink
 from playground.types import (
@@ -294,11 +295,10 @@ class LocalInference:
             if self._machinery is None:
                 for name in _TALKATIVE:
                     logging.getLogger(name).setLevel(logging.ERROR)
+                import_transformers()
                 from playground.local_inference.machinery import Machinery
 
-                self._machinery = Machinery(
-                    self._memory_budget, self._keep_alive, self._adapter_roots, self._pickles
-                )
+                self._machinery = Machinery(self._memory_budget, self._keep_alive, self._adapter_roots, self._pickles)
             if self._closed:  # while it was starting
                 self._machinery.close()
                 raise EngineFailure("The app is shutting down.", "Start it again.")

@@ -33,6 +33,7 @@ __all__ = [
     "CONFIG_FILE", "PICKLE_FILE", "TEMPLATE_FILE", "TOKENIZER_FILES", "WEIGHTS_FILE", "AdapterReport", "Finding",
     "TensorHeader", "adapter_files", "adapter_folders", "check_adapter", "content_hash", "discover_adapters",
     "dora_magnitudes", "fingerprint", "inspect_adapter", "lora_pairs", "place", "read_config", "read_safetensors_header",
+    "short",
 ]  # fmt: skip
 
 CONFIG_FILE = "adapter_config.json"

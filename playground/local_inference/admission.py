@@ -37,9 +37,7 @@ def prepare_row(row: Row, prepared: Prepared) -> None:
     notice = " ".join(part for part in (row.prompt.notice if row.index == 0 else "", row.applied.notice) if part)
     # What answers is told before the first token: whoever stops the answer has it all the same.
     row.tell(
-        GenerationEvent(
-            Status("queued"), stats=row.stats(), notice=notice, index=row.index, provenance=row.provenance
-        )
+        GenerationEvent(Status("queued"), stats=row.stats(), notice=notice, index=row.index, provenance=row.provenance)
     )
 
 

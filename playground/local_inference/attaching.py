@@ -23,6 +23,7 @@ from playground.local_inference.adapters import (
     read_safetensors_header,
 )
 from playground.local_inference.doctor import full_report
+from playground.local_inference.explain import explain, ran_out
 from playground.local_inference.loading import adapter_tokenizer
 from playground.local_inference.lora import LoraWeights, is_plain, missing_layers, read_weights
 from playground.local_inference.patterns import endless
@@ -57,6 +58,8 @@ def read_adapter(
     except PlaygroundError:
         raise
     except Exception as error:  # a malformed configuration breaks PEFT's own matching in many ways
+        if ran_out(error):
+            raise explain(error) from error
         raise AdapterInvalid(
             f"Adapter {folder.name!r} cannot be read: {type(error).__name__}: {error}.",
             "Check adapter_config.json, or save the adapter again with PEFT.",

@@ -296,6 +296,11 @@ DEFECTS: Mapping[str, Defect] = {
     "own-vocabulary": Defect(
         "note", "It brings embeddings for {rows} tokens, the base has {base}.", "Its own are used while it answers."
     ),
+    "fit-lacking": Defect(
+        "problem",
+        "Its configuration asks for {count} tensors that are not in the file ({tensor} …).",
+        _ONE_CHECKPOINT,
+    ),
     # tokenizer and template (doctor.py)
     "end-token-differs": Defect(
         "warning",

@@ -112,6 +112,7 @@ class StepLoop:
         """Between two steps of ``row``'s beam search: a round for everybody else. True when ``row`` was cancelled."""
         if not row.applied.exclusive:
             self._run_jobs()  # a job may need the base as it is, which PEFT has changed during an exclusive row's turn
+            row.resident.leave_turn()  # and may have put an adapter on it, as a score does
         self._round()
         return row.cancelled.is_set()
 

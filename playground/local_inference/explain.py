@@ -11,12 +11,17 @@ from playground.errors import EngineFailure, OutOfMemory, PlaygroundError
 _log = logging.getLogger(__name__)
 
 
+def ran_out(error: Exception) -> bool:
+    """Whether memory ran out; torch has no exception of its own for the machine's."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 def explain(error: Exception) -> PlaygroundError:
     """``error`` as something to show: playground errors as they are, the rest named, logged and with a remedy."""
     if isinstance(error, PlaygroundError):
         return error
     _log.error("the engine failed on a request", exc_info=error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+    if ran_out(error):
         return OutOfMemory(
             "The device ran out of memory during this request.",
             "Shorten the prompt, ask for fewer tokens, or unload another model.",

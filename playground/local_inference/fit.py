@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from typing import Any
 
 from playground.errors import PlaygroundError
 from playground.local_inference.adapters import WEIGHTS_FILE, fingerprint, read_config, read_safetensors_header
-from playground.local_inference.defects import Finding, Shown, dimensions, folder_name, found, more, short
-from playground.local_inference.headers import TensorHeader
+from playground.local_inference.defects import Defective, Finding, Shown, dimensions, folder_name, found, more, short
+from playground.local_inference.first_import import import_transformers
+from playground.local_inference.headers import TensorHeader, spare_copies
 from playground.local_inference.patterns import endless
 from playground.local_inference.validation import is_vocabulary
 
@@ -62,10 +64,12 @@ def _found(folder: Path, _files: object, base: Path, _config: object) -> tuple[F
         return (_unchecked(base, f"the base cannot be made from its config.json ({short(error)})"),)
     unsafe = endless(config, [name for name, _ in model.named_modules()])
     if unsafe:
-        return (_unchecked(base, f"its {unsafe} keeps a search busy for too long"),)
+        return (found("endless-pattern", field=unsafe),)
     tensors = read_safetensors_header(folder / WEIGHTS_FILE)
     try:
         met = _soft_prompt(model, config, tensors) or _meet(model, folder, config, tensors)
+    except Defective as defect:
+        return (defect.finding,)
     except Exception as error:  # PEFT's matching fails in as many ways as there are configurations
         if isinstance(error, NotImplementedError) or "meta tensor" in str(error):
             return (_unchecked(base, "this kind computes with the base's numbers when it is put on"),)
@@ -79,14 +83,15 @@ def _unchecked(base: Path, why: str) -> Finding:
 
 def _reason(error: Exception) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return (
-        f"{type(error).__name__}: {first}" if isinstance(error, KeyError) else first or type(error).__name__
-    ).rstrip(".")
+    if isinstance(error, KeyError):  # it says only the name of a tensor that it looked for in the file
+        return f"the file has no {str(error.args[0] if error.args else '').removeprefix(_PREFIX)}"
+    return (first or type(error).__name__).rstrip(".")
 
 
 def _empty(base: Path) -> Any:
     """The model in ``base`` on the meta device."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # of a kernel that nothing needs
+    import_transformers()
     import torch
     import transformers
 
@@ -112,9 +117,9 @@ def _meet(model: Any, folder: Path, raw: Mapping[str, Any], tensors: Mapping[str
 
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
-    if isinstance(getattr(config, "init_lora_weights", None), str):
-        config.init_lora_weights = True  # the others compute with the base's numbers
-    grown = _grown_vocabulary(model, tensors)
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True  # others compute with the base's numbers, and the file brings its own
+    grown, spare = _grown_vocabulary(model, tensors), spare_copies(tensors)
     brought: dict[str, tuple[int, ...]] = {}
 
     def note(state: Mapping[str, Any], strict: bool = True) -> Any:
@@ -125,9 +130,9 @@ def _meet(model: Any, folder: Path, raw: Mapping[str, Any], tensors: Mapping[str
         warnings.simplefilter("ignore")
         wrapped = PeftModelForCausalLM(model, config, adapter_name=_NAME)
         state = {
-            name: torch.empty(header.shape)
+            name: torch.empty(grown.get(name.removeprefix(_PREFIX), header.shape))
             for name, header in _named(raw, tensors).items()
-            if name.removeprefix(_PREFIX) not in grown
+            if name not in spare
         }
         places = {name: tuple(tensor.shape) for name, tensor in wrapped.state_dict().items()}
         wrapped.load_state_dict = note  # what PEFT would load: nothing needs to be loaded to be compared
@@ -137,11 +142,14 @@ def _meet(model: Any, folder: Path, raw: Mapping[str, Any], tensors: Mapping[str
 
 def _soft_prompt(model: Any, config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) -> _Met | None:
     """A soft prompt, which PEFT would not put on modules; None for other kinds."""
-    from playground.local_inference.soft_prompts import is_soft_prompt, width
+    from playground.local_inference.soft_prompts import is_soft_prompt, why_unfit, width
 
     kind = str(config.get("peft_type"))
     if not is_soft_prompt(kind):
         return None
+    why = why_unfit(kind, model)
+    if why:
+        raise Defective(found("soft-prompt-misfit", why=why))
     hidden = int(model.get_input_embeddings().weight.shape[1])
     expected = (int(config.get("num_virtual_tokens") or 0), width(kind, model, hidden))
     brought = {f"{name}.{_NAME}": header.shape for name, header in tensors.items()}
@@ -156,15 +164,16 @@ def _named(config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) -> di
     return {prefix + name.replace(".default.", "."): header for name, header in tensors.items()}
 
 
-def _grown_vocabulary(model: Any, tensors: Mapping[str, TensorHeader]) -> set[str]:
-    """Embeddings and heads in the file with more rows than the base's: room is made for them when it is attached."""
+def _grown_vocabulary(model: Any, tensors: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]]:
+    """Embeddings and heads in the file with more rows than the base's, with the base's shape: attaching makes room."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    bare = {name.removeprefix(_PREFIX): header.shape for name, header in tensors.items() if is_vocabulary(name)}
-    return {
-        name
-        for name, shape in bare.items()
-        if name in shapes and shape[1:] == shapes[name][1:] and shape[:1] > shapes[name][:1]
-    }
+    grown = {}
+    for tensor, header in tensors.items():
+        name = tensor.removeprefix(_PREFIX)
+        own = shapes.get(name.replace(".token_adapter", "").replace(".base_layer", ""), ())
+        if own and is_vocabulary(name) and header.shape[1:] == own[1:] and header.shape[:1] > own[:1]:
+            grown[name] = own
+    return grown
 
 
 def _compared(met: _Met) -> Iterator[Finding]:
@@ -177,7 +186,9 @@ def _compared(met: _Met) -> Iterator[Finding]:
         yield found("fit-shape", tensor=_shown(name), adapter=ours, base=places, more=more(wrong))
     missing = [name for name in met.places if name not in met.brought and _is_ours(name, met.prefix)]
     if missing:
-        yield found("fit-missing", count=len(missing), tensor=_shown(missing[0]))
+        layers = all(re.search(r"\.lora_[AB]\.", name) and name.endswith(".weight") for name in missing)
+        code = "fit-missing" if layers else "fit-lacking"  # a LoRA may do without some layers, nothing else may
+        yield found(code, count=len(missing), tensor=_shown(missing[0]))
 
 
 def _is_ours(name: str, prefix: str) -> bool:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,13 @@ def _pairs(pattern: re.Pattern[str], mark: str, names: Mapping[str, Any]) -> dic
         if mark in name and (match := pattern.fullmatch(name)):
             pairs.setdefault(match["module"], {})[match["side"]] = name
     return pairs
+
+
+def spare_copies(names: Iterable[str]) -> set[str]:
+    """Names under which PEFT has written a saved module once more, as it does when the vocabulary has changed."""
+    given = set(names)
+    inside = re.compile(r"\.(modules_to_save|original_module)(?=\.)")
+    return {name for name in given if inside.search(name) and inside.sub("", name) in given}
 
 
 def dora_magnitudes(names: Mapping[str, Any]) -> dict[str, str]:

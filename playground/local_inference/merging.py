@@ -26,10 +26,12 @@ from torch import nn
 
 from playground.errors import AdapterInvalid, EngineFailure, ModelUnsupported, OutOfMemory, PlaygroundError
 from playground.local_inference.adapters import content_hash, read_config
+from playground.local_inference.defects import Defective
 from playground.local_inference.headers import read_json
 from playground.local_inference.loading import LoadedBase, adapter_tokenizer, load_base
 from playground.local_inference.memory import size_text
 from playground.local_inference.peft_turn import PeftTurn
+from playground.local_inference.pickles import as_safetensors
 from playground.local_inference.places import resolve
 from playground.local_inference.portable import PROMPT_KINDS, refuse_rewritten_base
 from playground.local_inference.survey import survey_base
@@ -57,7 +59,8 @@ _PROMPTS = (
 class Job:
     """What is to be done: ``target`` is a folder to write the merged model into, "" only compares.
 
-    ``dtype`` is the 16-bit type that the merged weights have, ``strength`` the adapter's.
+    ``dtype`` is the 16-bit type that the merged weights have, ``strength`` the adapter's, ``pickles`` the folder for copies
+    of adapters that are pickles, "" where none is opened.
     """
 
     base: str
@@ -65,6 +68,7 @@ class Job:
     strength: float = 1.0
     dtype: str = "bfloat16"
     target: str = ""
+    pickles: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,11 @@ def run_job(job: Job, report: Report) -> dict[str, Any]:
     "computed" is the type in which all were computed. Of an exported model "rounded" was measured on what was written, read
     back from the disk. Raises `PlaygroundError`.
     """
-    _refuse_early(job, report)
+    folder = _adapter_folder(job)
+    _refuse_early(job, folder, report)
     loaded = load_unquantized(job, report)
     width, base = loaded.model.dtype, loaded.path
-    merged, tokenizer, prompts, unmerged = _merged(job, loaded, report)
+    merged, tokenizer, prompts, unmerged = _merged(job, folder, loaded, report)
     del loaded
     exact = difference(logits_of(merged, prompts), unmerged)
     round_weights(merged, _DTYPES[job.dtype])
@@ -108,20 +113,30 @@ def run_job(job: Job, report: Report) -> dict[str, Any]:
     return found
 
 
-def _refuse_early(job: Job, report: Report) -> None:
+def _adapter_folder(job: Job) -> Path:
+    """Where the adapter's weights are safetensors. Raises `AdapterInvalid`."""
+    try:
+        return as_safetensors(Path(job.adapter), Path(job.pickles) if job.pickles else None)
+    except Defective as defect:
+        raise AdapterInvalid(defect.finding.message, defect.finding.remedy) from defect
+
+
+def _refuse_early(job: Job, folder: Path, report: Report) -> None:
     """Raise `PlaygroundError` for what headers and configurations alone forbid."""
-    refuse_prompt_kinds(Path(job.adapter))
-    refuse_rewritten_base(Path(job.adapter), job.strength)
+    refuse_prompt_kinds(folder)
+    refuse_rewritten_base(folder, job.strength)
     path = resolve(job.base, report)
     _refuse_quantized(path)
     if job.target:
         _refuse_full_disk(Path(job.target).parent, 2 * survey_base(path).parameters)
 
 
-def _merged(job: Job, loaded: LoadedBase, report: Report) -> tuple[Any, Any, list[list[int]], list[torch.Tensor]]:
+def _merged(
+    job: Job, folder: Path, loaded: LoadedBase, report: Report
+) -> tuple[Any, Any, list[list[int]], list[torch.Tensor]]:
     """(the merged model, the adapter's tokenizer, the built-in prompts' ids, their logits before merging)."""
     report(Status("loading", "asking the base with the adapter beside it"))
-    folder, tied = Path(job.adapter), is_tied(loaded.model)
+    tied = is_tied(loaded.model)
     model = _with_adapter(loaded, folder, job.strength)
     tokenizer = adapter_tokenizer(folder, loaded.tokenizer, loaded.model.get_input_embeddings().weight.shape[0])
     prompts = list(prompt_ids(tokenizer, loaded.window))

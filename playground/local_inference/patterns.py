@@ -1,6 +1,6 @@
 """Regular expressions of an adapter's configuration, tried on the base's module names where they cannot keep us busy.
 
-PEFT matches them against every module's name, and an expression such as ``(.*)*x`` takes for ever on most of them. Python
+PEFT matches them against every module's name, and an expression such as ``(.*)*x`` takes for ever on some of them. Python
 cannot break off a match, so those that might do so are tried in a process of their own, which is ended after a while.
 """
 
@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Seconds of the processor; thousands of names take milliseconds. A machine that is busy may take longer by the clock.
@@ -19,7 +19,7 @@ _CPU_SECONDS = 2
 _WAIT_SECONDS = 60.0
 # Ways to match a name that an expression may have at most to be tried at once: a few milliseconds.
 _WAYS = 1_000_000
-_FIELDS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
+_PLAIN = ("target_modules", "exclude_modules", "feedforward_modules")
 _TRY = """
 import json, re, sys
 try:
@@ -29,40 +29,14 @@ except ImportError:
     pass
 names, patterns = json.load(sys.stdin)
 for pattern in patterns:
-    compiled = re.compile(pattern)
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        continue
     for name in names:
         compiled.match(name)
 print("done")
 """
-
-
-def patterns_of(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Field → the regular expressions in it, as PEFT would match them. A list of targets holds names, not expressions."""
-    found: dict[str, list[str]] = {}
-    for field in _FIELDS:
-        value = config.get(field)
-        listed = isinstance(value, (dict, list)) and field.endswith("_pattern")
-        texts = [value] if isinstance(value, str) else list(value or ()) if listed else []
-        found[field] = [text for text in texts if isinstance(text, str) and text != "all-linear"]
-    return {field: texts for field, texts in found.items() if texts}
-
-
-def unreadable(config: Mapping[str, Any]) -> tuple[str, str]:
-    """(field, expression) of the first one that is no regular expression; ("", "") for none."""
-    for field, texts in patterns_of(config).items():
-        for text in texts:
-            if not _compiles(text):
-                return field, text
-    return "", ""
-
-
-def endless(config: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The field with an expression that takes far too long on ``names``, the base's modules; "" for none."""
-    for field, texts in patterns_of(config).items():
-        wrapped = [{"layers_pattern": r".*\.{}\.(\d+)\."}.get(field, r"(?:.*\.)?(?:{})$").replace("{}", text) for text in texts]
-        if not _is_done([*texts, *wrapped], names):
-            return field
-    return ""
 
 
 def is_quick(pattern: str, length: int) -> bool:
@@ -77,6 +51,42 @@ def is_quick(pattern: str, length: int) -> bool:
     if repeats > 20 or optional > 20:
         return False
     return bool((length + 1) ** repeats * 2**optional * _choices(pattern) <= _WAYS)
+
+
+def endless(config: Mapping[str, Any], names: Iterable[str]) -> str:
+    """The field with an expression that takes far too long on ``names``, those of the base's modules; "" for none.
+
+    Most are quick for sure and nothing is tried; a trial takes some hundredths of a second.
+    """
+    modules: list[str] | None = None
+    for field, patterns in _patterns(config):
+        modules = list(names) if modules is None else modules
+        longest = max(map(len, modules), default=0)
+        unsure = [pattern for pattern in patterns if not is_quick(pattern, longest)]
+        if unsure and not _ends(unsure, modules):
+            return field
+    return ""
+
+
+def _patterns(config: Mapping[str, Any]) -> Iterable[tuple[str, list[str]]]:
+    """Each field with its expressions as PEFT matches them. A list of targets holds names, not expressions."""
+    for field in _PLAIN:
+        value = config.get(field)
+        if isinstance(value, str) and value != "all-linear":
+            yield field, [rf"(?:{value})\Z"]
+    for field, value in config.items():
+        if field.endswith("_pattern") and isinstance(
+            value, Mapping
+        ):  # ranks, alphas, and what other kinds have by module
+            yield field, [rf"(.*\.)?({pattern})$" for pattern in value if isinstance(pattern, str)]
+    saved = config.get("modules_to_save")
+    if isinstance(saved, (list, tuple)):
+        yield "modules_to_save", [rf"(^|.*\.){name}($|\..*)" for name in saved if isinstance(name, str)]
+    layers = config.get("layers_pattern")
+    yield (
+        "layers_pattern",
+        [rf".*\.{pattern}\.(\d+)\." for pattern in ([layers] if isinstance(layers, str) else layers or ())],
+    )
 
 
 def _choices(pattern: str) -> int:
@@ -102,20 +112,10 @@ def _branches(group: str) -> int:
     return 1 if exclusive else len(branches)
 
 
-def _compiles(pattern: str) -> bool:
-    if re.search(r"\[\[|--|&&|~~|\|\|", pattern):  # Python warns that they will mean something else one day
-        return True
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        return False
-    return True
-
-
-def _is_done(patterns: Sequence[str], names: Sequence[str]) -> bool:
+def _ends(patterns: list[str], names: list[str]) -> bool:
     """Whether every match comes to an end soon."""
     command = [sys.executable, "-I", "-W", "ignore", "-c", _TRY, str(_CPU_SECONDS)]
-    job = json.dumps([list(names), list(patterns)])
+    job = json.dumps([names, patterns])
     try:
         ended = subprocess.run(command, input=job, capture_output=True, text=True, timeout=_WAIT_SECONDS, check=False)
     except subprocess.TimeoutExpired:

@@ -9,6 +9,7 @@ LoHa and LoKr, SHiRA). PEFT's own set_scale is not used: it gives AdaLoRA anothe
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from torch import nn
 
 from playground.errors import AdapterInvalid, EngineFailure, PlaygroundError
 from playground.local_inference.adapters import WEIGHTS_FILE, read_safetensors_header
+from playground.local_inference.explain import explain, ran_out
+from playground.local_inference.headers import spare_copies
 from playground.local_inference.proof import names_in_short, probe
 
 _NAME = "turn"
@@ -38,6 +41,8 @@ _DAMAGED = (
 _SCALED = (LoraLayer, LycorisLayer, ShiraLayer)
 _SCALED_TENSORS = ("lora_", "hada_", "lokr_", "shira_")
 _PREFIX = "base_model.model."
+# What torch says of each tensor of another shape: its name, and both shapes.
+_SIZES = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)")
 
 
 class PeftTurn:
@@ -103,13 +108,16 @@ class PeftTurn:
                 result = self._model.load_adapter(str(folder), _NAME, is_trainable=False)
                 self._model.eval().requires_grad_(False)
                 own = get_peft_model_state_dict(self._model, adapter_name=_NAME, save_embedding_layers=False)
-            _check(folder, result, own)
+            spare = spare_copies(read_safetensors_header(folder / WEIGHTS_FILE))
+            _check(folder, result, own, spare)
             self._note_scales(folder, same)
         except Exception as error:
             self._take_off()
             self._check_base()
             if isinstance(error, PlaygroundError):
                 raise
+            if ran_out(error):
+                raise explain(error) from error
             raise AdapterInvalid(
                 f"PEFT cannot load adapter {folder.name!r} on this base: {_reason(error)}",
                 "Check that it was trained on this base, and with a PEFT version no newer than the one here.",
@@ -156,8 +164,14 @@ def _reason(error: Exception) -> str:
     """What PEFT says, in one line; of a tensor that is not in the file it says only the name."""
     if isinstance(error, KeyError):
         return f"the file has no {str(error.args[0] if error.args else '').removeprefix(_PREFIX)}."
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return first[:200]
+    sizes = _SIZES.findall(str(error))
+    if sizes:
+        (name, own, expected), more = sizes[0], f" (and {len(sizes) - 1} more)" if len(sizes) > 1 else ""
+        shapes = [shape.replace(", ", "×") for shape in (own, expected)]
+        return f"its {name.removeprefix(_PREFIX)} is {shapes[0]}, and on this base it would be {shapes[1]}{more}."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    telling = next((line for line in lines if not line.endswith(":")), lines[0])  # torch begins with a heading
+    return telling[:300]
 
 
 def _why_fixed(kind: str, names: Iterable[str] | None) -> str:
@@ -168,10 +182,11 @@ def _why_fixed(kind: str, names: Iterable[str] | None) -> str:
     return f"replaces parts of the base ({names_in_short(others)}), which have no strength." if others else ""
 
 
-def _check(folder: Path, result: Any, own: Iterable[str]) -> None:
+def _check(folder: Path, result: Any, own: Iterable[str], spare: set[str]) -> None:
     """Refuse what PEFT only warns of, naming every tensor that is missing, or that nothing on this base is waiting for.
 
-    ``own`` are the names under which PEFT would save the adapter: what it makes anew each time may be missing.
+    ``own`` are the names under which PEFT would save the adapter: what it makes anew each time may be missing. ``spare``
+    are those that the file brings a second time.
     """
     lacking = {
         key.replace(f".{_NAME}", "").replace(".modules_to_save", "")
@@ -179,7 +194,7 @@ def _check(folder: Path, result: Any, own: Iterable[str]) -> None:
         if f".{_NAME}" in key
     }
     missing = [name.removeprefix(_PREFIX) for name in own if name in lacking]
-    unexpected = [key.removeprefix(_PREFIX) for key in result.unexpected_keys]
+    unexpected = [key.removeprefix(_PREFIX) for key in result.unexpected_keys if key not in spare]
     if not missing and not unexpected:
         return
     parts = [
@@ -203,7 +218,7 @@ def _spare_the_base(base: nn.Module, folder: Path) -> set[str]:
     modules = dict(base.named_modules())
     with safe_open(folder / WEIGHTS_FILE, "pt") as file:
         for key in file.keys():  # noqa: SIM118, it is no dictionary
-            name, _, leaf = key.removeprefix(_PREFIX).replace(".base_layer", "").rpartition(".")
+            name, _, leaf = _plain_name(key).rpartition(".")
             own = modules[name]._parameters.get(leaf) if name in modules and leaf == "weight" else None
             if own is not None and own.is_floating_point():
                 brought = file.get_tensor(key).to(own)
@@ -211,6 +226,11 @@ def _spare_the_base(base: nn.Module, folder: Path) -> set[str]:
                     same.add(key)
                 _replace(base, own, nn.Parameter(_grown(own.detach(), brought), requires_grad=False))
     return same
+
+
+def _plain_name(key: str) -> str:
+    """The base's own name of a weight that the file brings from inside one of PEFT's layers."""
+    return key.removeprefix(_PREFIX).replace(".token_adapter", "").replace(".base_layer", "")
 
 
 def _grown(own: torch.Tensor, brought: torch.Tensor) -> torch.Tensor:

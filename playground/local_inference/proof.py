@@ -22,7 +22,9 @@ from playground.types import Proof
 NO_EFFECT = 1e-6
 # How many of the tokens that an adapter treats in particular the probe reads.
 _PARTICULAR = 24
-EMBEDDINGS = re.compile(r"(embed_tokens|wte|embed_in|word_embeddings)(\.modules_to_save|\.base_layer)*\.weight$")
+EMBEDDINGS = re.compile(
+    r"(embed_tokens|wte|embed_in|word_embeddings)(\.modules_to_save|\.token_adapter|\.base_layer)*\.weight$"
+)
 
 
 def probe(model: Any, vocabulary: int, particular: Sequence[int] = (), cache: Any = None) -> torch.Tensor:

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from playground.errors import AdapterInvalid, InvalidRequest
+from playground.errors import AdapterInvalid, InvalidRequest, PlaygroundError
 from playground.local_inference.adapters import fingerprint, place
 from playground.local_inference.decode import Pace, why_alone
+from playground.local_inference.explain import explain, ran_out
 from playground.local_inference.footprint import input_device
 from playground.local_inference.identity import base_identity
 from playground.local_inference.kernels import calibrate
@@ -218,18 +219,18 @@ class Resident:
             with self._switch.use([]):  # also when a beam search with a LoRA waits for this step to end
                 yield self._turn.enter(attached.folder, attached.info.sha256, scale)
             return
-        self._leave_turn()
+        self.leave_turn()
         with self._switch.use([applied.active]):
             yield self.model
 
     def packed_step(self, *args: Any, **options: Any) -> torch.Tensor:
         """`PackedModel.step`, with nothing on the base but what the step itself adds. Raises when the base is damaged."""
         assert self.packed is not None
-        self._leave_turn()
+        self.leave_turn()
         with self._switch.use([]):  # linears that could not be joined are called as modules, hooks and all
             return self.packed.step(*args, **options)
 
-    def _leave_turn(self) -> None:
+    def leave_turn(self) -> None:
         """Take off what PEFT may have put on the base. Raises `EngineFailure` when the base is damaged."""
         with self._switch.use([]):
             self._turn.leave()
@@ -237,7 +238,7 @@ class Resident:
     @contextmanager
     def running_together(self, rows: Sequence[Applied]) -> Iterator[Any]:
         """The model for one step of several rows, row i with the adapters ``rows[i]``; none of them exclusive."""
-        self._leave_turn()
+        self.leave_turn()
         with self._switch.use([applied.active for applied in rows]):
             yield self.model
 
@@ -261,11 +262,9 @@ class Resident:
                 attached = _with_prefix(attached, model)
         if attached.weights is not None:
             self._switch.attach(attached.weights)
-        with self.running(Applied(((attached, 1.0),))) as model:
-            cache = attached.prefix.copy() if attached.prefix else None
-            after = probe(model, self.vocabulary, attached.particular, cache)
-            attached = replace(attached, fixed=self._turn.fixed) if attached.info.exclusive else attached
-        self._leave_turn()  # a beam search may be waiting for the base as it is
+        after = self._with(attached)
+        attached = replace(attached, fixed=self._turn.fixed) if attached.info.exclusive else attached
+        self.leave_turn()  # a beam search may be waiting for the base as it is
         if not torch.isfinite(after).all():
             self.forget(attached)
             raise AdapterInvalid(
@@ -277,6 +276,25 @@ class Resident:
         assert so_far is not None
         proof, moved = prove(before, after, so_far.matched, so_far.missing)
         return replace(attached, info=replace(attached.info, moves_logits=moved, proof=proof))
+
+    def _with(self, attached: Attached) -> torch.Tensor:
+        """The probe's logits with the adapter on. Raises `AdapterInvalid` where the model cannot compute with it."""
+        try:
+            with self.running(Applied(((attached, 1.0),))) as model:
+                cache = attached.prefix.copy() if attached.prefix else None
+                return probe(model, self.vocabulary, attached.particular, cache)
+        except PlaygroundError:
+            raise
+        except Exception as error:  # PEFT puts on what its layers then fail with, in as many ways as there are kinds
+            self.forget(attached)
+            if ran_out(error):
+                raise explain(error) from error
+            why = next((line for line in str(error).splitlines() if line.strip()), "no details")[:200]
+            raise AdapterInvalid(
+                f"With adapter {attached.info.name!r} ({attached.info.kind}) this base cannot compute: "
+                f"{type(error).__name__}: {why}.",
+                "It was made for another kind of model, or with layers that PEFT cannot put there; choose another one.",
+            ) from error
 
     def forget(self, gone: Attached | None) -> None:
         """Let go of what was made for an adapter that was dropped, or whose files have changed. On the compute thread."""

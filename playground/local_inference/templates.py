@@ -5,9 +5,14 @@ No torch: works on whatever tokenizer object it is given (transformers' interfac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from jinja2 import Environment, nodes
 from jinja2.exceptions import TemplateError
 
 from playground.errors import ContextOverflow, InvalidRequest
@@ -19,6 +24,11 @@ _INSTRUCTION_PREAMBLE = (
 )
 _PLAIN_STOP = ("\nUser:",)
 _NO_TEMPLATE = "This model has no chat template; the conversation is sent as plain 'User:' and 'Assistant:' lines."
+# What a template may do for one prompt: lines of Python (longest conversations take some hundred thousands), and characters
+# that it adds to the messages'.
+_MOST_LINES = 5_000_000
+_MOST_ADDED = 2_000_000
+_FAILURES = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError)
 _NO_SYSTEM = "This model's template has no system role; the system prompt was put before the first message."
 
 
@@ -84,8 +94,9 @@ def end_of_turn_ids(tokenizer: Any) -> set[int]:
     mark = "REPLY"
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": mark}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError:
+        with _at_most(_MOST_LINES):
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, *_FAILURES):
         return set()
     after = tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
     special = set(tokenizer.all_special_ids)
@@ -147,13 +158,57 @@ def _apply_template(request: GenerationRequest, turns: Sequence[Message], tokeni
 
 
 def _templated(request: GenerationRequest, turns: Sequence[Message], tokenizer: Any) -> str:
-    text: str = tokenizer.apply_chat_template(
-        [{"role": turn.role, "content": turn.content} for turn in turns],
-        tokenize=False,
-        add_generation_prompt=True,
-        **dict(request.chat_template_kwargs),
-    )
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    if _takes_powers(str(tokenizer.chat_template)):
+        raise _broken("takes powers of numbers, which can keep the whole program busy for ever")
+    try:
+        with _at_most(_MOST_LINES):
+            text: str = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **dict(request.chat_template_kwargs)
+            )
+    except _FAILURES as error:
+        raise _broken(f"fails on this conversation ({type(error).__name__}: {error})") from error
+    # Before it is split into tokens, which takes memory and time for every character.
+    if len(text) > _MOST_ADDED + 2 * sum(len(turn.content) for turn in turns):
+        raise _broken(f"makes {len(text):,} characters of it")
     return text
+
+
+@functools.lru_cache(maxsize=64)
+def _takes_powers(template: str) -> bool:
+    """Whether ``template`` has an operator that one step of Python may never be done with; no template needs it."""
+    marks = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")  # transformers' own, they only mark what is trained on
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False)
+    try:
+        return environment.parse(marks.sub("", template)).find(nodes.Pow) is not None
+    except TemplateError:
+        return False  # whoever renders it says what is wrong
+
+
+def _broken(what: str) -> InvalidRequest:
+    return InvalidRequest(f"The model's chat template {what}.", "Use the raw template, or another adapter or model.")
+
+
+@contextmanager
+def _at_most(lines: int) -> Iterator[None]:
+    """Within the block, `InvalidRequest` once a template has run so many lines: its loops may be endless."""
+    left = lines
+
+    def count(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != "<template>":
+            return None
+        left -= 1
+        if left < 0:
+            raise _broken("takes too long")
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

@@ -29,9 +29,15 @@ from playground.local_inference.patterns import is_quick
 Config = Mapping[str, Any]
 Tensors = Mapping[str, TensorHeader]
 
+_NUMBERS = ("F64", "F32", "F16", "BF16")
 # Far above any rank that trains; PEFT makes matrices of the configured rank before it looks at the weights.
 _MAX_RANK = 16_384
-_VOCABULARY = re.compile(r"(embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings)(\.modules_to_save)?\.weight$")
+_VOCABULARY = re.compile(
+    r"(embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings)"
+    r"(\.modules_to_save|\.original_module|\.token_adapter|\.base_layer)*\.weight$"
+)
+# Python warns that these will mean something else one day.
+_SETS_OF_SETS = re.compile(r"\[\[|--|&&|~~|\|\|")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 # Loading one of these into a model changes the model's own weights for good, so it may never touch a shared base.
@@ -153,6 +159,8 @@ def base_findings(config: Config, tensors: Tensors, base: Path) -> Iterator[Find
     else:
         yield from _fit_findings(model, tensors, stored)
         yield from _missing_layers(config, tensors, stored)
+        if _chooses_otherwise(config) or not all(map(_expected, tensors)):
+            yield found("fit-unchecked", base=folder_name(base), why=Shown("there is more in it than names tell"))
 
 
 def peft_version() -> str:
@@ -184,8 +192,7 @@ def is_vocabulary(name: str) -> bool:
 
 def _matches(pattern: str, name: str) -> bool | None:
     """Whether the regular expression matches; None for one that is wrong, or that could be kept busy for ever."""
-    sets_of_sets = re.search(r"\[\[|--|&&|~~|\|\|", pattern)  # Python warns that they will mean something else one day
-    if sets_of_sets or len(name) > 300 or not is_quick(pattern, len(name)):
+    if _SETS_OF_SETS.search(pattern) or len(name) > 300 or not is_quick(pattern, len(name)):
         return None
     try:
         return re.match(pattern, name) is not None
@@ -229,6 +236,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 _LORA_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "r": (_rank, _A_RANK),
     "lora_alpha": (_number, "a number"),
+    "bias": (lambda value: value in (None, "none", "all", "lora_only"), '"none", "all" or "lora_only"'),
     "use_rslora": (_flag, "true or false"),
     "use_dora": (_flag, "true or false"),
     "rank_pattern": (_each(_rank), f"an object of module names, each with {_A_RANK}"),
@@ -248,8 +256,22 @@ def _field_findings(kind: str, config: Config) -> Iterator[Finding]:
         value = config.get(field, _LORA_DEFAULTS.get(field))
         if not fits(value):
             yield found("bad-field", field=field, value=repr(value), expected=expected)
+    targets = config.get("target_modules")
+    if isinstance(targets, str) and not _compiles(targets):
+        yield found(
+            "bad-field", field="target_modules", value=repr(targets), expected="a regular expression, or a list"
+        )
     if kind == "LORA" and config.get("lora_alpha") == 0:
         yield found("alpha-zero")
+
+
+def _compiles(pattern: str) -> bool:
+    if _SETS_OF_SETS.search(pattern):
+        return True
+    try:
+        return bool(re.compile(pattern))
+    except (re.error, RecursionError, OverflowError):
+        return False
 
 
 def _unknown_fields(kind: str, config: Config) -> Iterator[Finding]:
@@ -330,7 +352,7 @@ def _lora_findings(config: Config, tensors: Tensors) -> Iterator[Finding]:
     yield from _shape_findings(whole)
     yield from _rank_findings(config, {module: a[0] for module, (a, _) in whole.items() if len(a) > 1})
     yield from _dora_findings(config, tensors, whole)
-    numbers = [name for name in tensors if "lora_" in name and not tensors[name].dtype.startswith(("F", "BF"))]
+    numbers = [name for name in tensors if "lora_" in name and tensors[name].dtype not in _NUMBERS]
     if numbers:
         yield found("not-float", tensor=numbers[0], dtype=tensors[numbers[0]].dtype, more=more(numbers))
     yield from _target_findings(config, list(pairs))
@@ -463,6 +485,16 @@ def _why_unchecked(config: Config, model: Config) -> str:
     return ""
 
 
+def _chooses_otherwise(config: Config) -> bool:
+    """Whether PEFT decides by more than ``target_modules`` which tensors it makes; names and shapes alone do not tell."""
+    more_fields = ("layers_to_transform", "layers_pattern", "modules_to_save", "trainable_token_indices", "lora_bias")
+    given = [config.get(field) for field in more_fields]
+    others = any(value is not False and value not in (None, "", [], {}) for value in given)  # 0 is a layer
+    others = others or config.get("bias") not in (None, "none")
+    targets = config.get("target_modules")
+    return others or not targets or (isinstance(targets, str) and _matches(targets, "") is None)
+
+
 def _fit_findings(model: Config, tensors: Tensors, stored: Tensors) -> Iterator[Finding]:
     layers = model.get("num_hidden_layers")
     highest = max((int(match[1]) for name in tensors if (match := _LAYER.search(name))), default=-1)
@@ -477,7 +509,7 @@ def _fit_findings(model: Config, tensors: Tensors, stored: Tensors) -> Iterator[
     wrong = {
         module: (shapes[module], header.shape)
         for module, header in headers.items()
-        if header and header.dtype in ("F64", "F32", "F16", "BF16") and header.shape != shapes[module]
+        if header and header.dtype in _NUMBERS and header.shape != shapes[module]
     }
     for module, (ours, theirs) in list(wrong.items())[:1]:
         yield found("shape-misfit", module=module, adapter=_arrow(ours), base=_arrow(theirs), more=more(wrong))

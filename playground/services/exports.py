@@ -30,6 +30,7 @@ from playground.errors import (
     PlaygroundError,
 )
 from playground.local_inference.adapters import check_adapter
+from playground.local_inference.pickles import as_safetensors
 from playground.local_inference.portable import copy_adapter
 from playground.services.models import Models
 from playground.services.threads import in_own_thread
@@ -90,7 +91,10 @@ class Exports:
         self._models = models
         self._folder = config.data_dir.expanduser() / "exports"
         self._allowed = config.free_paths
+        self._pickles = config.converted
         self._merging = threading.Lock()
+        self._naming = threading.Lock()
+        self._taken: set[Path] = set()
 
     @property
     def allowed(self) -> bool:
@@ -110,7 +114,9 @@ class Exports:
         source = Path(spec.adapters[0][0])
         target = self._target(out, f"{source.name}-x{strength:g}")
         left = threading.Event()
-        task = asyncio.create_task(in_own_thread(lambda: _write_adapter(source, target, strength, left), "export"))
+        task = asyncio.create_task(
+            in_own_thread(lambda: _write_adapter(source, target, strength, left, self._pickles), "export")
+        )
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # never "exception not retrieved"
         try:
             yield Status("loading", f"writing adapter {source.name} at strength {strength:g}")
@@ -118,6 +124,7 @@ class Exports:
                 yield Status("loading", f"writing adapter {source.name} at strength {strength:g}")
         finally:
             left.set()
+            self._taken.discard(target)
         yield Status("done", f"written to {target}", 1.0)
         yield await task
 
@@ -149,6 +156,7 @@ class Exports:
                         yield Status("done", item.sentence, 1.0)
                         yield target
         finally:
+            self._taken.discard(target)
             shutil.rmtree(partial, ignore_errors=True)
 
     async def compare_merged(
@@ -172,21 +180,28 @@ class Exports:
             raise InvalidRequest("No adapter was named.", "Choose the one to export.")
         if strength == 0:
             raise InvalidRequest("At strength 0 nothing of the adapter is left.", "Choose another strength.")
-        info = check_adapter(Path(spec.adapters[0][0])).info
+        info = check_adapter(Path(spec.adapters[0][0]), pickles=self._pickles is not None).info
         if info.problems:
             raise AdapterInvalid(f"Adapter {info.name!r} cannot be used.", " ".join(info.problems))
         return spec
 
     def _target(self, out: Path | None, name: str) -> Path:
-        """The folder to write: ``out`` itself, or a free one named ``name``. Its parent is made."""
+        """The folder to write: ``out`` itself, or a free one named ``name``, taken until it is written. Makes its parent."""
         folder = out.expanduser().absolute() if out else self._folder / _plain(name)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise InvalidRequest(f"No folder can be made in {str(folder.parent)!r}: {why}.", "Name another.") from error
         first, number = folder, 1
-        while os.path.lexists(folder) or os.path.lexists(_partial(folder)):
-            if out:
-                raise InvalidRequest(f"{str(folder)!r} is there already.", "Name a new folder; nothing is overwritten.")
-            number += 1
-            folder = first.with_name(f"{first.name}-{number}")
+        with self._naming:
+            while folder in self._taken or os.path.lexists(folder) or os.path.lexists(_partial(folder)):
+                if out:
+                    there = f"{str(folder)!r} is there already."
+                    raise InvalidRequest(there, "Name a new folder; nothing is overwritten.")
+                number += 1
+                folder = first.with_name(f"{first.name}-{number}")
+            self._taken.add(folder)
         return folder
 
     async def _merge(
@@ -197,6 +212,7 @@ class Exports:
             raise ModelBusy("Another model is being merged.", "Wait until that is done, or stop it.")
         ((adapter, strength),) = spec.adapters
         job = {"base": spec.base, "adapter": adapter, "strength": strength, "dtype": dtype, "target": target}
+        job["pickles"] = str(self._pickles or "")
         try:
             with tempfile.TemporaryFile() as log:
                 async with contextlib.aclosing(_working(job, log)) as news:
@@ -206,11 +222,11 @@ class Exports:
             self._merging.release()
 
 
-def _write_adapter(source: Path, target: Path, strength: float, left: threading.Event) -> Path:
+def _write_adapter(source: Path, target: Path, strength: float, left: threading.Event, pickles: Path | None) -> Path:
     """Write beside ``target``, look at what was written, and only then give it its name; nothing when ``left`` is set."""
     partial = _partial(target)
     try:
-        copy_adapter(source, partial, strength)
+        copy_adapter(as_safetensors(source, pickles), partial, strength)
         problems = check_adapter(partial).info.problems
         if problems:
             raise EngineFailure("The written adapter is not sound.", " ".join(problems))

@@ -74,6 +74,11 @@ class Uploads:
         paths = list(dict.fromkeys(Path(file) for file in files))
         if not paths:
             raise AdapterInvalid("Nothing was uploaded.", "Drop a .zip, or all files of an adapter's folder.")
+        archives = [path for path in paths if path.suffix.lower() == ".zip"]
+        if len(paths) > 1 and archives:
+            raise AdapterInvalid(
+                f"There are {len(paths)} files, and {archives[0].name[:100]!r} is an archive.", "Drop one .zip alone."
+            )
         archive = paths[0] if len(paths) == 1 and paths[0].suffix.lower() == ".zip" else None
         found, given = _members(archive) if archive else _loose(paths)
         wanted = _plain(name) or _plain(given) or "adapter"

@@ -38,8 +38,9 @@ class AdapterReportPanel:
         choice = [model, adapter]
         examining = self.examine.click(self._examine, choice, self.diagnosis, trigger_mode="once", **LONG)
         shown = [self.frame, self.found, self.examine]
-        adapter.change(self._check, choice, shown, trigger_mode="always_last", **LONG)
-        adapter.change(lambda: "", None, self.diagnosis, cancels=[examining], **LIGHT)
+        changed = adapter.change(None, None, self.diagnosis, js="() => ''", cancels=[examining], **LIGHT)
+        # After it, not beside it: what else hangs on the change would wait until the check has ended.
+        changed.then(self._check, choice, shown, trigger_mode="always_last", **LONG)
 
     async def _check(self, model: str | None, adapter: str | None) -> AsyncIterator[Updates]:
         """Look at the chosen adapter's files; nothing is loaded for it."""
@@ -72,7 +73,12 @@ class AdapterReportPanel:
         }
 
     def _waiting(self, seconds: float) -> Updates:
-        return {self.found: progress_line(Status("loading", texts.CHECKING), seconds)}
+        """The heading of the adapter before it must not stand over this one."""
+        return {
+            self.frame: gr.update(label=texts.REPORT),
+            self.found: progress_line(Status("loading", texts.CHECKING), seconds),
+            self.examine: _button(False),
+        }
 
     async def _examine(self, model: str | None, adapter: str | None) -> AsyncIterator[str]:
         """Measure every layer; the plot and the table, or the one sentence that says why not."""

@@ -49,7 +49,7 @@ class AddAdapter:
         if not self._uploads.allowed:
             return
         self._picker = picker
-        outputs = [self.status, self.files, self.name, picker.adapter]
+        outputs = [self.status, self.files, self.name, picker.adapter, picker.progress]
         self.files.upload(
             self._receive, [self.files, self.name, picker.model], outputs, trigger_mode="once", **LONG
         )  # fmt: skip
@@ -77,4 +77,5 @@ class AddAdapter:
             self.files: None,
             self.name: "",
             self._picker.adapter: gr.update(choices=choices, value=name),
+            self._picker.progress: "",
         }

@@ -118,15 +118,16 @@ class ModelPicker:
         self._bar = bar
         outputs = [self.progress, self.failure, *bar.status]
         gr.on([demo.load, self.model.change], self._offer_adapters, self.model, self.adapter, **LIGHT)
-        choices = [field.change for field in self.selection]
-        # Without asking the server: an answer of its own would come after that to Swap, pressed right after choosing.
+        choices = [field.input for field in (self.model, self.adapter, self.quantization, self.strength, self.slider)]
+        # What a person changes clears what was said of the choice before. It is done without asking the server, and not for
+        # what the server changes: either would come after the answer to Swap, pressed right after choosing.
         gr.on(choices, None, None, self.progress, js="() => ''", **LIGHT)
         self.adapter.change(self._for_adapter, self.adapter, [self.strength, self.slider], **LIGHT)
         self.slider.input(None, self.slider, self.strength, js="(value) => value")
         self.strength.change(None, self.strength, self.slider, js="(value) => Math.min(Math.max(value ?? 1, 0), 2)")
-        self.report.listen(self.model, self.adapter)
         self._adding.listen(self)
         self._removing.listen(self)
+        self.report.listen(self.model, self.adapter)
         self.load.click(self._load, self.selection, outputs, trigger_mode="once", **LONG)
         self.swap.click(self._swap, self.selection, outputs, trigger_mode="once", **LONG)
         self.loaded.click(self._unload, None, [self.progress, bar.again], **LONG)

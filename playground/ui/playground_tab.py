@@ -142,11 +142,12 @@ class PlaygroundTab:
         ]  # fmt: skip
         shown = [self.text, self.raw, self.status, self.replays.made, self.generate, self.stop, *self._bar.status]
         written = [*shown, self.stage, self.answer, self.picker.failure, self.picker.progress, self.undo]
+        # Before the run: the page takes up what hangs on one click in turn, and waits for each to end.
+        self.replays.listen(self.status, self.answer, [self.generate.click, self.reset.click])
         run = self.generate.click(self._run, inputs, written, trigger_mode="once", **LONG, **AS_TYPED)
         self.stop.click(self._stopped, self.answer, [*shown, self.stage], cancels=[run], **LIGHT)
         # Also after a cancelled run, and then once its last updates, which the browser had still to show, are shown.
         run.then(self._settled, [self.stage, self.answer], shown, trigger_mode="multiple", **LIGHT)
-        self.replays.listen(self.status, self.answer, [self.generate.click, self.reset.click])
         saved = [self.prompt, self.text, self.raw, self.status, self.replays.made, self.answer]
         cleared = [*saved, self.stage, self.before_reset, self.undo, self.generate, self.stop, *self._bar.status]
         self.reset.click(self._reset, saved, cleared, cancels=[run], **LIGHT)

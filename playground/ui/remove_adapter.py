@@ -49,7 +49,7 @@ class RemoveAdapter:
         picker.adapter.input(None, None, self.said, js="() => ''")
         self.offer.click(lambda: _asks(True), None, [self.offer, self.asked], **LIGHT)
         self.keep.click(lambda: _asks(False), None, [self.offer, self.asked], **LIGHT)
-        outputs = [*shown, self.said, picker.adapter]
+        outputs = [*shown, self.said, picker.adapter, picker.progress]
         self.sure.click(self._remove, [self.name, picker.model], outputs, trigger_mode="once", **LONG)
 
     async def _offered(self, model: str | None, adapter: str | None) -> Updates:
@@ -84,6 +84,7 @@ class RemoveAdapter:
             self.asked: gr.update(visible=False),
             self.said: status_line("done", f"Removed {name}: its uploaded files are deleted."),
             self._picker.adapter: gr.update(choices=choices, value=texts.NO_ADAPTER),
+            self._picker.progress: "",
         }
 
 

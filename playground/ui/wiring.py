@@ -87,7 +87,8 @@ class WorkLine:
 
     def __init__(self, elem_id: str, stopped: str) -> None:
         self._elem_id = elem_id
-        self._words = {"stopped": worked(f"<p>{escape(stopped)}</p>", "stopped"), "cleared": ""}
+        # One that was cancelled without a word of Stop still says that it is running.
+        self._words = {"stopped": worked(f"<p>{escape(stopped)}</p>", "stopped"), "running": ""}
 
     def render(self) -> None:
         """Make the widgets. The button is one of its own: one that is drawn anew at every update cannot be pressed."""
@@ -104,8 +105,8 @@ class WorkLine:
     def listen(self, works: Sequence[Any], ends: Sequence[Any] = ()) -> None:
         """``works`` are the events whose handlers yield from `show`; ``ends`` the triggers that stop and clear them."""
         self.stop.click(lambda: self._ended("stopped"), None, self.outputs, cancels=list(works), **LIGHT)
-        if ends:
-            gr.on(ends, lambda: self._ended("cleared"), None, self.outputs, cancels=list(works), **LIGHT)
+        if ends:  # nobody waits for the server to clear it
+            gr.on(ends, None, None, self.line, js="() => ''", cancels=list(works), **LIGHT)
         for work in works:  # a cancelled one too: its last updates, on their way to the page, must not stay
             work.then(self._settled, self.stage, self.outputs, trigger_mode="multiple", **LIGHT)
 

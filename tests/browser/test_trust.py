@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from playground.config import ROOT
-from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, fill, finished, provenance, unhurried, wait_until
+from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, finished, generate, provenance, unhurried, wait_until
 
 pytestmark = pytest.mark.browser
 PIRATE = ROOT / "assets" / "adapters" / "pirate"
@@ -79,6 +79,13 @@ def test_an_adapter_that_changes_nothing_is_red_and_says_so(page: Page, tmp_path
     expect(page.locator(".adapters")).to_contain_text("no effect")
     expect(page.locator("#report-proof")).to_contain_text("84 tensors matched, 0 missing")
     expect(page.locator(".chip[data-state=bad]")).to_contain_text("idle")
+    choose(page, "adapter", "pirate")
+    page.locator("#swap").click()
+    expect(page.locator("#load-status")).to_contain_text("Swapped: starter + pirate answers now.")
+    expect(page.locator("#adapter-report > .label-wrap")).to_contain_text(
+        "sound"
+    )  # whatever followed the choice is over
+    expect(page.locator("#load-status")).to_contain_text("Swapped: starter + pirate answers now.")
 
 
 def test_strength_changes_the_answer_and_each_answer_can_be_run_again(page: Page):
@@ -109,7 +116,7 @@ def test_strength_changes_the_answer_and_each_answer_can_be_run_again(page: Page
 
 
 def test_a_dropped_zip_is_chosen_answers_and_can_be_taken_along(page: Page, tmp_path: Path):
-    """P8: dropped, checked, chosen; exported at a strength, and the path can be copied."""
+    """P8: dropped, checked, chosen; exported at a strength, and the path can be copied; removed when that is confirmed."""
     packed = shutil.make_archive(str(tmp_path / "my-pirate"), "zip", copied(tmp_path / "packed"))
     opened(page, "add-adapter")
     page.locator("#adapter-files input[type=file]").set_input_files(packed)
@@ -123,20 +130,58 @@ def test_a_dropped_zip_is_chosen_answers_and_can_be_taken_along(page: Page, tmp_
     page.locator("#export-adapter").click()
     path = page.locator("#export .path").text_content()
     assert (Path(path) / FILES[1]).is_file()
+    page.locator("#remove-adapter").click()
+    expect(page.locator("#remove-asked")).to_contain_text("Deletes the uploaded files of my-pirate")
+    page.locator("#remove-sure").click()
+    expect(page.locator("#remove-status")).to_contain_text("Removed my-pirate")
+    expect(page.locator("#adapter input")).to_have_value("none (base)")
+    expect(page.locator("#remove-adapter")).to_have_count(0)
 
 
-def test_stop_ends_a_replay_and_what_it_says_stays(visit, serve: Callable[..., str]):
-    """G14, G6: the line says stopped and stays so, the engine is idle, the answer stands as it was; Escape does the same."""
-    with unhurried(0.06) as (engine, _):
+def stopped_midway(page: Page) -> str:
+    """Stop what is being answered once it has twenty tokens; its text."""
+    expect(page.locator("#answer-status")).to_contain_text(re.compile(r"\b[2-9]\d tokens"), timeout=ANSWER_LIMIT_MS)
+    page.locator("#stop").click()
+    expect(page.locator("button.stats")).to_contain_text("cancelled")
+    return page.locator("#answer-text").inner_text().strip()
+
+
+def test_a_stopped_answer_is_run_again_as_far_as_it_goes(visit, serve: Callable[..., str], endless_model: Path):
+    """G14, G6: stopping that, by button or Escape, leaves the engine idle and the answer as it was; so does the next one."""
+    with unhurried(0.06) as (engine, hurry):
         page = visit(serve(engine))
-        fill(page, max_new_tokens=30)
+        typed(page, "model", endless_model)
         ask(page, "Write a short story about a cat.")
-        answer = finished(page)
+        answer = stopped_midway(page)
+        expect(page.locator(".made summary")).to_be_visible()
+        progress = re.compile(r"Run again: \d+ of \d+ tokens")
         for stop in (lambda: page.locator(".under .stop-work").click(), lambda: page.keyboard.press("Escape")):
             page.locator("button.replay").click()
-            expect(page.locator("#replay")).to_contain_text(re.compile(r"Run again: \d+ of \d+ tokens"))
+            expect(page.locator("#replay")).to_contain_text(progress)
             stop()
             expect(page.locator("#replay")).to_contain_text("Stopped.")
             wait_until(lambda: engine.activity() == (0, 0), page)
             expect(page.locator("#replay .work")).to_have_attribute("data-state", "stopped")
         assert page.locator("#answer-text").inner_text().strip() == answer
+        page.locator("button.replay").click()
+        expect(page.locator("#replay")).to_contain_text(progress)
+        generate(page)
+        expect(page.locator("#replay .work")).to_have_count(0)
+        wait_until(lambda: engine.activity() == (1, 0), page)  # the new answer goes on alone
+        stopped_midway(page)
+        expect(page.locator("#replay .work")).to_have_count(0)
+        hurry()
+        page.locator("button.replay").click()
+        expect(page.locator("#replay")).to_contain_text("identical as far as it goes")
+
+
+def test_tab_leaves_no_list_open_behind_it(page: Page):
+    """P1: a dropdown opens when the keyboard comes to it, and closes when it goes on; Escape closes it as well."""
+    for field in ("use-case", "model", "quantization", "adapter", "preset"):
+        page.locator(f"#{field} input").focus()
+        expect(page.get_by_role("option").first).to_be_visible()
+        page.keyboard.press("Tab")
+        expect(page.locator(f"#{field} input")).to_have_attribute("aria-expanded", "false")
+    page.locator("#use-case input").focus()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("option")).to_have_count(0)

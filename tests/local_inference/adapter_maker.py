@@ -19,7 +19,7 @@ PREFIX = "base_model.model."
 LAYERS, HIDDEN, INNER, TOKENS, RANK = 2, 32, 48, 96, 4
 LINEARS = {"self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (16, HIDDEN), "mlp.down_proj": (HIDDEN, INNER)}
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 336312\n"
-WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
+WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1}
 
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
 Break = Callable[[Path], object]
@@ -233,6 +233,8 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("bad-field", _configured(rank_pattern={"q_proj": "8"}), "rank_pattern is"),
     ("bad-field", _configured(rank_pattern=[8]), "rank_pattern is [8]"),
     ("bad-field", _configured(target_modules=5), "target_modules is 5"),
+    ("bad-field", _configured(target_modules="(q_proj"), "must be a regular expression"),
+    ("bad-field", _configured(bias="some"), '"none", "all" or "lora_only"'),
     ("bad-field", _configured(target_modules=["q_proj", 7]), "a text or a list of texts"),
     ("bad-field", _configured(peft_type="LOHA", r=10**6), "r is 1000000"),
     ("unknown-fields", _configured(sparkle=3), "leaves out: sparkle."),
@@ -270,6 +272,7 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("rank-mismatch", _configured(r=10**6), "rank 4 in the weights and 1000000"),
     ("rank-mismatch", _configured(rank_pattern={"k_proj": 2}), "and 2 in adapter_config.json (and 1 more)"),
     ("not-float", _tensors(_typed("I8")), "holds I8"),
+    ("not-float", _tensors(_typed("F8_E4M3")), "holds F8_E4M3"),
     ("dora-magnitudes", _configured(use_dora=True), "use_dora is true, and 0 of 6"),
     ("dora-magnitudes", _tensors(_magnitudes(HIDDEN)), "use_dora is false, and 6 of 6"),
     ("dora-shape", _tensors(_magnitudes(31), use_dora=True), "31 DoRA magnitudes for 32 features (and 5 more)"),
@@ -283,7 +286,7 @@ BROKEN: list[tuple[str, Break, str]] = [
 BY_HAND = {
     "no-folder", "outside-roots", "unreadable", "no-fit", "fit-shape", "fit-unexpected", "fit-missing",
     "other-base", "base-not-named", "fit-unchecked", "shape-misfit", "layers-beyond", "layers-missing",
-    "modules-absent", "own-vocabulary", "becomes-lora",
+    "modules-absent", "own-vocabulary", "becomes-lora", "endless-pattern", "soft-prompt-misfit", "fit-lacking",
 }  # fmt: skip
 # What is said of pickles where they are allowed: test_pickles.py.
 BY_PICKLES = {"pickle-allowed", "pickle-refused"}

@@ -60,6 +60,9 @@ KINDS: Mapping[str, Kind] = {
     "saved module": _lora(shares=False, scales=False, modules_to_save=["norm"]),
     "trained tokens": _lora(shares=False, scales=False, trainable_token_indices=TRAINED),
     "saved embeddings": Kind(lambda: LoraConfig(r=4, target_modules=SOME), keep_embeddings=True),
+    "more tokens in saved modules": Kind(
+        lambda: LoraConfig(r=4, target_modules=SOME, modules_to_save=["embed_tokens", "lm_head"]), more_tokens=True
+    ),
     "more tokens": Kind(lambda: LoraConfig(r=4, target_modules=SOME), more_tokens=True),
     "adalora": Kind(
         lambda: peft.AdaLoraConfig(init_r=6, target_r=4, total_step=10, target_modules=SOME), scales=True, noise=0.3

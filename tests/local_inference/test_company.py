@@ -190,6 +190,23 @@ def test_attaching_through_peft_beside_a_beam_search_changes_neither(
     engine.close()
 
 
+@pytest.mark.usefixtures("endless")
+def test_scoring_with_peft_beside_a_beam_search_changes_neither(
+    inference: LocalInference, make_adapter: Callable[..., Path]
+) -> None:
+    """G2: a score is a job between two steps of the search, which must go on with the base as it was."""
+    folder = make_adapter(LoHaConfig(r=4, alpha=8, target_modules=["q_proj", "up_proj"]), "loha")
+    scored = ask(PROMPTS[0], (folder, 4.0))
+    for adapters in ((), ((PIRATE, 1.0),)):
+        alone, score = text_of(events_of(inference, _search(*adapters))), inference.score(scored, PROMPTS[1])
+        search = _Background(inference, _search(*adapters))
+        _until_searching(inference)
+        assert inference.score(scored, PROMPTS[1]) == score
+        assert inference._machinery is not None
+        assert inference._machinery.loop._searching is not None, "the search was over before the score"
+        assert text_of(search.done()) == alone
+
+
 def test_a_prompt_without_tokens_is_refused(inference: LocalInference) -> None:
     """G6: it would wait for ever."""
     turn = (Message("assistant", "Hello"),)

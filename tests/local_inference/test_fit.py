@@ -173,13 +173,73 @@ def test_a_base_that_brings_its_own_code_is_not_made(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
-def test_a_pattern_that_could_hang_is_not_tried(tmp_path: Path) -> None:
-    """G9: PEFT would try it on every module's name."""
+def test_a_pattern_that_never_ends_is_refused_and_an_odd_one_is_not(tmp_path: Path) -> None:
+    """G9: PEFT would try it on every module's name, so it is tried on them first, where it can be ended."""
     adapter = shutil.copytree(PIRATE, tmp_path / "adapter")
     given = json.loads((adapter / CONFIG).read_text())
-    for changes in ({"target_modules": "(.*)*x"}, {"exclude_modules": "(a|aa)*$"}, {"rank_pattern": {"(a+)+": 4}}):
+    (adapter / CONFIG).write_text(json.dumps(given | {"target_modules": "(.*)*x"}))
+    assert "in its target_modules would keep the search" in codes(fit_findings(adapter, STARTER))["endless-pattern"]
+    odd = r"(?:.*?(?:language|text).*?(?:mlp).*?)|(?:model\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:[a-z]+_proj))"
+    for changes in ({"target_modules": odd}, {"exclude_modules": "(a|aa)*$"}, {"rank_pattern": {"(a+)+": 4}}):
         (adapter / CONFIG).write_text(json.dumps(given | changes))
-        assert "for ever" in codes(fit_findings(adapter, STARTER))["fit-unchecked"]
+        assert fit_findings(adapter, STARTER) == ()
+
+
+def test_what_peft_writes_twice_after_the_vocabulary_grew_fits(tmp_path: Path) -> None:
+    """G9: embeddings and head are in the file under three names each when they were trained and have more tokens."""
+    model = llama(tmp_path / "base")()
+    model.resize_token_embeddings(104)
+    both = ["embed_tokens", "lm_head"]
+    adapter = saved(tmp_path / "adapter", model, tmp_path / "base", target_modules=["q_proj"], modules_to_save=both)
+    weights = load_file(adapter / WEIGHTS)  # as with save_embedding_layers, which is decided by the base's folder
+    for name in [name for name in weights if "lora_" not in name]:
+        for inside in ("modules_to_save", "original_module"):
+            weights[name.replace(".weight", f".{inside}.weight")] = weights[name].clone()
+    assert len(weights) == 10
+    save_file(weights, adapter / WEIGHTS)
+    assert fit_findings(adapter, tmp_path / "base") == ()
+
+
+def test_keys_and_values_have_no_place_where_layers_see_a_window(tmp_path: Path) -> None:
+    """G9, G13: as attaching says it."""
+    from transformers import MistralConfig
+
+    MistralConfig(**SIZES, sliding_window=16).save_pretrained(tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    save_file({"prompt_embeddings": torch.zeros(4, 64)}, adapter / WEIGHTS)
+    soft = {"peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
+    (adapter / CONFIG).write_text(json.dumps(soft))
+    assert "sliding windows" in codes(fit_findings(adapter, tmp_path / "base"))["soft-prompt-misfit"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"trainable_token_indices": [3]}, "no-fit", "the file has no model.embed_tokens.token_adapter"),
+        ({"modules_to_save": ["lm_head"]}, "no-fit", "the file has no lm_head.weight"),
+        ({"lora_bias": True}, "fit-lacking", "lora_B.bias"),
+        ({"layers_to_transform": [0]}, "fit-unexpected", "model.layers.1."),
+        ({"target_modules": None}, "fit-unexpected", "no place for its"),
+    ],
+)
+def test_what_names_alone_do_not_tell_is_tried(tmp_path: Path, changes: dict[str, Any], code: str, words: str) -> None:
+    """G9: without being asked for, where the configuration chooses by more than the modules' names."""
+    adapter = shutil.copytree(PIRATE, tmp_path / "adapter")
+    (adapter / CONFIG).write_text(json.dumps(json.loads((adapter / CONFIG).read_text()) | changes))
+    report = full_report(adapter, STARTER)
+    assert words in codes(report.findings)[code]
+    assert report.verdict == "problems"
+
+
+def test_a_tensor_that_attaching_would_refuse_is_a_problem(tmp_path: Path) -> None:
+    """G9: without a base it is a warning, for another program may leave it out."""
+    adapter = shutil.copytree(PIRATE, tmp_path / "adapter")
+    weights = load_file(adapter / WEIGHTS)
+    weights["base_model.model.model.layers.0.self_attn.q_proj.weight"] = torch.zeros(4, 4)
+    save_file(weights, adapter / WEIGHTS)
+    assert full_report(adapter).verdict == "warnings"
+    assert "fit-unexpected" in codes(full_report(adapter, STARTER).findings)
 
 
 def test_the_base_that_an_adapter_names_is_never_followed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ batch leaves its hooks on the base, and loading an adapter after a forward pass 
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import threading
 import warnings
@@ -19,11 +20,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModelForCausalLM, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
-from playground.errors import AdapterInvalid, EngineFailure, InvalidRequest, PlaygroundError
+from playground.errors import AdapterInvalid, EngineFailure, InvalidRequest, OutOfMemory, PlaygroundError
 from playground.local_inference import LocalInference
 from playground.local_inference.attaching import read_adapter
 from playground.local_inference.lora import read_weights
@@ -33,7 +34,7 @@ from playground.local_inference.resident import Applied
 from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, LoadedAdapter, ModelSpec
 
 from .conftest import PIRATE, SQL, STARTER, at_once, events_of, greedy_ids, ids_of, plain_model
-from .kind_maker import KINDS, answer_of, logprobs_of, make_kind, plain_peft
+from .kind_maker import KINDS, SOME, Kind, answer_of, logprobs_of, make_kind, plain_peft
 
 # A text that the starter knows nothing about, so that every adapter changes what it says.
 PROMPT = "Tell me: who, when and"
@@ -498,3 +499,86 @@ def test_many_kinds_at_once_answer_as_each_alone(inference: LocalInference, fold
 
     at_once(one, len(requests))
     assert (found, errors) == (alone, [])
+
+
+# What an adapter may not do to the engine.
+
+
+def _changed(folder: Path, target: Path, **values: Any) -> Path:
+    """A copy of an adapter with other values in its configuration."""
+    copied = Path(shutil.copytree(folder, target))
+    file = copied / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    return copied
+
+
+def test_an_expression_that_would_keep_the_engine_busy_is_refused(
+    inference: LocalInference, folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """G6, G9: PEFT tries it on the name of every module; one that only looks so is tried out first, and served."""
+    monkeypatch.setattr("playground.local_inference.patterns._CPU_SECONDS", 1)
+    bad = _changed(PIRATE, tmp_path / "bad", target_modules="(.*)*x")
+    with pytest.raises(AdapterInvalid, match=r"regular expression in target_modules.*List the modules by name"):
+        inference.load(raw((bad, 1.0)).spec)
+    odd = r"(?:.*?(?:self_attn|attn|mlp).*?(?:q_proj|v_proj|down_proj).*?)|(?:.*layers\.[\d]{1,}\.mlp\.(?:down_proj))"
+    good = _changed(folder_of("lora"), tmp_path / "good", target_modules=odd)
+    expected = ids_of(events_of(inference, raw((folder_of("lora"), 1.0))))
+    assert ids_of(events_of(inference, raw((good, 1.0)))) == expected
+
+
+def test_a_kind_whose_answers_depend_on_the_pass_is_refused(inference: LocalInference, tmp_path: Path) -> None:
+    """G2: LILY weighs its parts by all tokens of a pass, so that in pieces the same text has other numbers."""
+    import peft
+
+    config = peft.LilyConfig(r=4, stride_A=1, num_B=2, target_modules=SOME)
+    folder = make_kind(Kind(lambda: config), tmp_path / "lily")
+    with pytest.raises(AdapterInvalid, match="LILY adapters like this one are not supported"):
+        inference.load(raw((folder, 1.0)).spec)
+
+
+def test_an_adapter_with_which_the_base_cannot_compute_is_refused_by_name(
+    inference: LocalInference, resident: Any, tmp_path: Path
+) -> None:
+    """G9, G1: PEFT puts it on, and its layers fail at the first pass; the base is as it was."""
+    import peft
+
+    before = fingerprint(inference, resident)
+    config = peft.ShadowConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    folder = make_kind(Kind(lambda: config), tmp_path / "shadow")
+    with pytest.raises(AdapterInvalid, match=r"'shadow' \(SHADOW\) this base cannot compute: AttributeError"):
+        inference.load(raw((folder, 1.0)).spec)
+    assert torch.equal(fingerprint(inference, resident), before)
+
+
+def test_an_adapter_with_fewer_tokens_than_the_base_is_refused_with_both_numbers(
+    inference: LocalInference, resident: Any, tmp_path: Path
+) -> None:
+    """G9: as one that was trained on a base whose padded embeddings were cut to the tokenizer's size."""
+    base = plain_model()
+    base.resize_token_embeddings(resident.vocabulary - 36, mean_resizing=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        get_peft_model(base, LoraConfig(r=4, target_modules=SOME)).save_pretrained(tmp_path / "fewer")
+    hidden = resident.embeddings.shape[1]
+    sizes = f"{resident.vocabulary - 36}×{hidden}, and on this base it would be {resident.vocabulary}×{hidden}"
+    with pytest.raises(AdapterInvalid, match=f"its model.embed_tokens.weight is {sizes}"):
+        inference.load(raw((tmp_path / "fewer", 1.0)).spec)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_memory_that_runs_out_while_peft_loads_is_not_the_adapters_fault(
+    inference: LocalInference, folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """G6: said as what it is, and the adapter works once there is room."""
+    request = raw((folder_of("loha"), 1.0))
+    expected = ids_of(events_of(inference, request))
+    inference.unload(str(STARTER))
+
+    def breaks(*args: Any, **options: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as short:
+        short.setattr(PeftModelForCausalLM, "load_adapter", breaks)
+        with pytest.raises(OutOfMemory, match="ran out of memory"):
+            inference.load(request.spec)
+    assert ids_of(events_of(inference, request)) == expected

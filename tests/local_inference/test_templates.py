@@ -121,3 +121,34 @@ def test_the_turns_end_token_is_found(own: Any) -> None:
     own.chat_template = WITH_BOS
     assert end_of_turn_ids(own) == set()
     assert extra_stops(_request(), own) == ()
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "takes too long"),
+        ("{{ 'a' * 5000000 }}", "makes 5,000,000 characters"),
+        ("{{ 9 ** (9 ** 9) }}", "takes powers"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "takes powers"),
+        ("{% for i in range(1000000000) %}{% endfor %}", "fails on this conversation.*Range too big"),
+        ("{{ messages[0].content / 0 }}", "fails on this conversation"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "fails on this conversation"),
+    ],
+)
+def test_a_template_cannot_keep_the_engine_busy(
+    own: Any, monkeypatch: pytest.MonkeyPatch, template: str, sentence: str
+) -> None:
+    """G6, G7: whatever an adapter brought as its template, the answer is an error with a remedy, and soon."""
+    monkeypatch.setattr("playground.local_inference.templates._MOST_LINES", 20_000)
+    own.chat_template = template
+    with pytest.raises(InvalidRequest, match=f"chat template {sentence}.*raw template"):
+        render_prompt(_request("Hi"), own, 1024)
+    monkeypatch.setattr(own, "chat_template", THINKING)
+    assert render_prompt(_request("Hi"), own, 1024).text == "Hi"
+
+
+def test_a_long_conversation_is_no_endless_loop(own: Any) -> None:
+    """G7: thousands of turns are rendered, and stars in a template's text are no powers."""
+    own.chat_template = "**Chat**{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    turns = tuple(Message("user" if at % 2 == 0 else "assistant", "a") for at in range(3001))
+    assert render_prompt(replace(_request(), prompt=None, messages=turns), own, 10_000).text == "**Chat**" + "a" * 1501

@@ -165,6 +165,41 @@ def test_nothing_is_overwritten(exports: Exports, tmp_path: Path) -> None:
     assert list((tmp_path / "mine").iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_said(exports: Exports, tmp_path: Path) -> None:
+    """P8: on the command line anything may be typed."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidRequest, match=r"No folder can be made in .*file': "):
+        last(exports.adapter("starter", "pirate", out=tmp_path / "file" / "new"))
+
+
+def test_several_exports_at_once_get_folders_of_their_own(exports: Exports, config: AppConfig) -> None:
+    """P8: of one adapter at one strength."""
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*(collected(exports.adapter("starter", "pirate", 0.5)) for _ in range(3)))
+
+    folders = {str(news[-1]) for news in asyncio.run(together())}
+    assert {Path(folder).name for folder in folders} == set(left_in(config))
+    assert len(folders) == 3
+
+
+def test_an_allowed_pickle_leaves_as_safetensors(engine: LocalInference, config: AppConfig, tmp_path: Path) -> None:
+    """P8, G9: alone and merged; where it is not allowed it is refused."""
+    pickled = tmp_path / "pirate"
+    pickled.mkdir()
+    (pickled / "adapter_config.json").write_bytes((PIRATE / "adapter_config.json").read_bytes())
+    torch.save(load_file(PIRATE / WEIGHTS), pickled / "adapter_model.bin")
+    allowing = replace(config, allow_pickle=True)
+    exports = Exports(Models(engine, allowing), allowing)
+    folder = last(exports.adapter("starter", str(pickled), 1.0))
+    ours, theirs = load_file(folder / WEIGHTS), load_file(PIRATE / WEIGHTS)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not (folder / "adapter_model.bin").exists()
+    with pytest.raises(AdapterInvalid, match="pickle"):
+        last(Exports(Models(engine, config), config).adapter("starter", str(pickled)))
+    assert last(exports.compare_merged("starter", str(pickled))).tokens > 50
+
+
 def test_a_shared_server_exports_nothing(engine: LocalInference, config: AppConfig) -> None:
     """P8, S2: only for the person at this machine."""
     shared = replace(config, free_paths=False)

@@ -359,6 +359,11 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "tokens below 0": (lambda m: m.update(token_ids=[-1]), "below 0"),
     "an unknown setting": (lambda m: m["request"]["settings"].update(parrot=1), "parrot"),
     "a setting out of bounds": (lambda m: m["request"]["settings"].update(temperature=9.0), "temperature"),
+    "a number of 400 digits": (lambda m: m["request"]["settings"].update(top_k=10**400), "top_k is 1000"),
+    "a strength of 400 digits": (
+        lambda m: m["request"]["spec"].update(adapters=[["a", 10**400]]),
+        "strength of adapter",
+    ),
     "a setting of another kind": (lambda m: m["request"]["settings"].update(strategy=[]), "strategy"),
     "an index of 10**9": (lambda m: m.update(index=10**9), "index"),
     "a base that is a number": (lambda m: m["request"]["spec"].update(base=1), "spec's base"),
@@ -384,6 +389,16 @@ def test_a_manifest_that_is_no_good_is_refused_by_name(case: str) -> None:
     change(values)
     with pytest.raises(InvalidRequest, match=words):
         Manifest.from_json(json.dumps(values))
+
+
+def test_what_is_refused_is_not_said_again_in_full() -> None:
+    """S1: a sentence stays one, whatever was sent."""
+    values = json.loads(_manifest((1,)).to_json())
+    for setting in ("temperature", "seed", "stop", "system_prompt", "strategy"):
+        values["request"]["settings"] = {setting: [["x" * 10_000]]}
+        with pytest.raises(InvalidRequest) as caught:
+            Manifest.from_json(json.dumps(values))
+        assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(

@@ -138,24 +138,31 @@ def loaded_list(residents: Sequence[ResidentInfo], names: Mapping[str, str]) -> 
     """The models in memory, each with its size, its adapters and a button that unloads it. ``names``: base → name."""
     if not residents:
         return f'<p class="muted">{escape(texts.NOTHING_LOADED)}</p>'
-    return f'<ul class="loaded-list">{"".join(_loaded_row(resident, names) for resident in residents)}</ul>'
+    rows = "".join(
+        _loaded_row(resident, names, [other for other in residents if other.base == resident.base])
+        for resident in residents
+    )
+    return f'<ul class="loaded-list">{rows}</ul>'
 
 
-def _loaded_row(resident: ResidentInfo, names: Mapping[str, str]) -> str:
+def _loaded_row(resident: ResidentInfo, names: Mapping[str, str], copies: Sequence[ResidentInfo]) -> str:
+    """``copies`` are the base in every precision that is in memory: they are unloaded together."""
     name = names.get(resident.base, resident.base)
-    size = resident.bytes + sum(adapter.bytes for adapter in resident.adapters)
+    size = sum(copy.bytes + sum(adapter.bytes for adapter in copy.adapters) for copy in copies)
+    unload = "Unload" if len(copies) == 1 else f"Unload all {len(copies)}"
+    what = "the model and its adapters" if len(copies) == 1 else f"{name} in every precision, and all adapters of it,"
     facts = [
         f"{resident.parameters / 1e6:,.1f} M parameters",
         resident.dtype if resident.quantization == "none" else resident.quantization,
         resident.device,
-        f"context {resident.context_window:,}",
+        f"reads {resident.context_window:,} tokens",
     ]
     adapters = "".join(_adapter_row(adapter) for adapter in resident.adapters)
     attached = f'<ul class="adapters">{adapters}</ul>' if adapters else '<p class="muted">no adapters attached</p>'
     return (
         f'<li><div class="loaded-head"><b>{escape(name)}</b>'
         f'<button type="button" class="unload" data-unload="{escape(resident.base)}" '
-        f'title="Removes the model and its adapters from memory; files stay.">Unload, frees {bytes_text(size)}</button>'
+        f'title="Removes {escape(what)} from memory; files stay.">{unload}, frees {bytes_text(size)}</button>'
         f'</div><p class="muted">{escape(" · ".join(facts))}</p>{_why(resident)}{attached}</li>'
     )
 

@@ -84,6 +84,18 @@ def test_the_list_says_why_a_model_was_loaded_so_and_why_its_answers_wait():
     assert "take turns" not in loaded_list((together,), {})
 
 
+def test_a_base_in_two_precisions_is_unloaded_as_one_and_its_buttons_say_so():
+    """G1, P1: one name, one unload; a button that drops more than its row must tell all that goes."""
+    whole = ResidentInfo("/m", "/m", "none", "float32", "cpu", 6_000_000, 24_000_000, 1024, 0.0)
+    small = ResidentInfo("/m", "/m", "int8", "float32", "cpu", 6_000_000, 6_000_000, 1024, 0.0)
+    other = ResidentInfo("/n", "/n", "none", "float32", "cpu", 6_000_000, 9_000_000, 1024, 0.0)
+    shown = loaded_list((whole, small, other), {"/m": "starter"})
+    assert shown.count("Unload all 2, frees 30 MB") == 2
+    assert "starter in every precision" in shown
+    assert shown.count("Unload, frees 9.0 MB") == 1
+    assert "reads 1,024 tokens" in shown
+
+
 def test_an_attached_adapter_shows_its_kind_and_its_warnings():
     """G9, P1: what it is, what it takes, and what is to be known of it."""
     warned = LoadedAdapter("x", "/x", "0", 9_000, True, True, ("It has <own> tokens.",), "PREFIX_TUNING")
