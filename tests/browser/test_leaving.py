@@ -164,9 +164,8 @@ def test_an_adapter_without_effect_turns_its_chip_red(visit, serve):
 
 def test_the_page_does_not_scroll_away_from_someone_who_scrolled_up(visit, serve):
     """P3: the answer follows its end only for those who are there."""
-    engine = FakeEngine("\n\n".join(f"Line {number}" for number in range(150)), pause=0.01)
-    engine.answer = engine.answer.replace("\n\n", " \n\n")
-    page = visit(serve(engine))
+    lines = [f"Line\N{NO-BREAK SPACE}{number}" for number in range(1500)]  # each is one word: more than a minute
+    page = visit(serve(FakeEngine(" \n\n".join(lines), pause=0.05)))
     ask(page, "Hello!")
     answer = page.locator("#answer-text .answer-text")
     wait_until(lambda: answer.evaluate("e => e.scrollTop") > 50, page)  # it follows
@@ -174,6 +173,7 @@ def test_the_page_does_not_scroll_away_from_someone_who_scrolled_up(visit, serve
     page.wait_for_timeout(250)
     assert page.locator('.answer-status[data-state="streaming"]').count() == 1
     assert answer.evaluate("e => e.scrollTop") == 0
+    page.locator("#stop").click()
     finished(page)
 
 
