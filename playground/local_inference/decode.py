@@ -118,13 +118,25 @@ def next_logits_together(model: Any, slab: Slab, newest: Sequence[int]) -> torch
     return output.logits[:, -1].float().cpu()
 
 
-def describe(
-    state: DecodeState, chosen: int, logprob: float, top: Sequence[tuple[int, float]], tokenizer: Any
-) -> Token:
+class Words:
+    """Tokens as texts, each by itself; remembered, because decoding one takes as long as choosing it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}
+
+    def __getitem__(self, token: int) -> str:
+        text = self._known.get(token)
+        if text is None:
+            text = self._known[token] = self._tokenizer.decode([token])
+        return text
+
+
+def describe(state: DecodeState, chosen: int, logprob: float, top: Sequence[tuple[int, float]], words: Words) -> Token:
     """Note the ``chosen`` token as pending, and say what there is to know of it; ``top`` are (id, log-probability)."""
     state.ids.append(chosen)
     state.pending = [chosen]
-    return Token(chosen, tokenizer.decode([chosen]), logprob, tuple((i, tokenizer.decode([i]), p) for i, p in top))
+    return Token(chosen, words[chosen], logprob, tuple((i, words[i], p) for i, p in top))
 
 
 def why_alone(model: Any, vocabulary: int) -> str:

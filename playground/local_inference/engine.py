@@ -313,7 +313,7 @@ class StepLoop:
                 "The model computes NaN or infinite numbers for this answer.",
                 "The adapter may be broken or its strength too high; in float16 also try bfloat16 or float32.",
             )
-        token = describe(state, chosen, logprob, top, row.resident.tokenizer(row.applied))
+        token = describe(state, chosen, logprob, top, row.resident.words(row.applied))
         if token.id in state.stop_ids:
             row.completion_tokens += 1
             text = state.text.flush()

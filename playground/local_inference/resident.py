@@ -15,7 +15,7 @@ import torch
 
 from playground.errors import AdapterInvalid, InvalidRequest, PlaygroundError
 from playground.local_inference.adapters import fingerprint, place
-from playground.local_inference.decode import Pace, why_alone
+from playground.local_inference.decode import Pace, Words, why_alone
 from playground.local_inference.explain import explain, ran_out
 from playground.local_inference.footprint import input_device
 from playground.local_inference.identity import base_identity
@@ -51,6 +51,11 @@ class Attached:
     particular: tuple[int, ...] = ()
     prefix: Prefix | None = None
     fixed: str = ""
+
+    @functools.cached_property
+    def words(self) -> Words:
+        """Its tokenizer's tokens as texts."""
+        return Words(self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ class Resident:
         self.vocabulary = int(self.embeddings.shape[0])
         self._switch = Switch(self.model)
         self._turn = PeftTurn(self.model, self.vocabulary)
+        self._words = Words(self.loaded.tokenizer)
         self.slots = SlotCache()
         self.pace = Pace()
         self.turns = Turns()
@@ -201,6 +207,11 @@ class Resident:
     def tokenizer(self, applied: Applied) -> Any:
         """The tokenizer for these adapters: the first adapter's own wins over the base's."""
         return applied.adapters[0][0].tokenizer if applied.adapters else self.loaded.tokenizer
+
+    def words(self, applied: Applied) -> Words:
+        """The tokens of `tokenizer` as texts."""
+        own = self.tokenizer(applied) is not self.loaded.tokenizer
+        return applied.adapters[0][0].words if own else self._words
 
     def stop_ids(self, tokenizer: Any, template: str) -> frozenset[int]:
         """The token ids that end an answer: the model's, the tokenizer's, and under chat the template's own."""

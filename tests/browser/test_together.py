@@ -94,6 +94,7 @@ def begin(page: Page, prompt: str, **settings: object) -> None:
     expect(page.locator(STREAMING)).to_be_visible(timeout=ANSWER_LIMIT_MS)
 
 
+@pytest.mark.long
 def test_people_are_answered_side_by_side_as_if_each_were_alone(visit, house):
     """P3, G2: two browsers and two tabs of one, other adapters and settings; all texts grow at once and are right."""
     one, other = visit(house.url, apart=True), visit(house.url)
@@ -142,6 +143,7 @@ def test_one_users_stop_swap_and_unload_leave_the_others_running(visit, house):
     assert made["text"] == house.alone(made, "endless")
 
 
+@pytest.mark.long
 def test_who_waits_sees_the_line_move_and_the_bar_tells_what_everybody_does(visit, house):
     """P1, P3, G6: places with the seconds that go on; one who leaves moves the others up; at the end all is given back."""
     one, leaving, phone = visit(house.url), visit(house.url), visit(house.url, 390, 844)
@@ -176,6 +178,7 @@ def test_who_waits_sees_the_line_move_and_the_bar_tells_what_everybody_does(visi
     assert house.engine.memory().kv_cache == 0
 
 
+@pytest.mark.long
 def test_stop_is_heard_with_three_tabs_of_one_browser_being_answered(visit, serve):
     """P2, P3: a browser has six connections to a server; each answer takes one, and an open page none."""
     engine = FakeEngine("word " * 900, pause=0.1)  # 90 s: only Stop ends it earlier

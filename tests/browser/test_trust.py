@@ -146,6 +146,7 @@ def stopped_midway(page: Page) -> str:
     return page.locator("#answer-text").inner_text().strip()
 
 
+@pytest.mark.long
 def test_a_stopped_answer_is_run_again_as_far_as_it_goes(visit, serve: Callable[..., str], endless_model: Path):
     """G14, G6: stopping that, by button or Escape, leaves the engine idle and the answer as it was; so does the next one."""
     with unhurried(0.06) as (engine, hurry):

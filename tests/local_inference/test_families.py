@@ -213,13 +213,13 @@ SOFT = {
     ("family", "kind", "refused"),
     [
         ("gpt2", "prompt tuning", ""),
-        ("gpt2", "prefix tuning", ""),
-        ("qwen3", "prefix tuning", ""),
-        ("gemma3_text", "prompt tuning", ""),
+        pytest.param("gpt2", "prefix tuning", "", marks=pytest.mark.long),
+        pytest.param("qwen3", "prefix tuning", "", marks=pytest.mark.long),
+        pytest.param("gemma3_text", "prompt tuning", "", marks=pytest.mark.long),
         ("mistral", "prompt tuning", ""),
         ("mistral", "prefix tuning", "this base has sliding windows"),
-        ("qwen3_5_text", "prompt tuning", "this base has recurrent layers"),
-        ("phi3", "prompt tuning", "positions that depend on the whole prompt"),
+        pytest.param("qwen3_5_text", "prompt tuning", "this base has recurrent layers", marks=pytest.mark.long),
+        pytest.param("phi3", "prompt tuning", "positions that depend on the whole prompt", marks=pytest.mark.long),
     ],
 )
 def test_a_soft_prompt_on_another_family_answers_as_peft_or_says_why_not(

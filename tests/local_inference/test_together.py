@@ -201,6 +201,7 @@ def test_cancelled_rows_leave_their_slots(inference: LocalInference) -> None:
     assert _resident(inference).slots.bytes() == 0
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("family", "together"), [("qwen2", True), ("qwen3", True), ("gpt2", True), ("mistral", False)])
 def test_which_families_decode_together(

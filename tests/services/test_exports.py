@@ -183,6 +183,7 @@ def test_several_exports_at_once_get_folders_of_their_own(exports: Exports, conf
     assert len(folders) == 3
 
 
+@pytest.mark.long
 def test_an_allowed_pickle_leaves_as_safetensors(engine: LocalInference, config: AppConfig, tmp_path: Path) -> None:
     """P8, G9: alone and merged; where it is not allowed it is refused."""
     pickled = tmp_path / "pirate"
