@@ -29,7 +29,7 @@ PREFILL_CHUNK = 256
 FEWEST_TOKENS = 32
 # Rotary embeddings whose factors depend on the longest position seen: such a prompt must be read in one piece.
 _WHOLE_PROMPT_ROPE = {"dynamic", "longrope"}
-_INT8 = "In int8 what is rounded depends on everything in the pass, so each answer has passes of its own."
+_INT8 = "int8 rounds each answer by what is computed beside it, so every answer is computed by itself."
 
 
 class Pace:

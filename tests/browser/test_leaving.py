@@ -66,6 +66,7 @@ def test_a_closed_tab_stops_its_answer(visit, hosted):
     assert wait_until(lambda: engine.activity() == (0, 0)) < PROMPTLY_S
 
 
+@pytest.mark.long
 def test_escape_stops_only_the_answer_of_the_one_who_pressed_it(visit, hosted):
     """P2, G6: Escape; two visitors neither see nor stop each other's answers."""
     url, engine = hosted
@@ -81,6 +82,7 @@ def test_escape_stops_only_the_answer_of_the_one_who_pressed_it(visit, hosted):
     expect(one.locator("button.stats").first).to_contain_text("cancelled")
 
 
+@pytest.mark.long
 def test_a_reset_or_stop_while_text_comes_is_the_last_word(visit, serve):
     """P2: updates that are on their way to the page do not bring back what was cleared, nor a caret."""
     engine = FakeEngine("word " * 900, pause=0.1)  # 90 s, unless it is stopped
@@ -151,6 +153,7 @@ def test_a_hostile_answer_neither_scripts_nor_restyles_nor_fetches(visit, serve)
     expect(page.locator("#answer-raw textarea")).to_have_value(HOSTILE)
 
 
+@pytest.mark.long
 def test_an_adapter_without_effect_turns_its_chip_red(visit, serve):
     """P1: a no-op adapter is shouted about, with the reason."""
     page = visit(serve(FakeEngine(noop=True)))
@@ -162,6 +165,7 @@ def test_an_adapter_without_effect_turns_its_chip_red(visit, serve):
     expect(page.locator(".chip-reason")).to_contain_text("This adapter has no effect")
 
 
+@pytest.mark.long
 def test_the_page_does_not_scroll_away_from_someone_who_scrolled_up(visit, serve):
     """P3: the answer follows its end only for those who are there."""
     lines = [f"Line\N{NO-BREAK SPACE}{number}" for number in range(1500)]  # each is one word: more than a minute

@@ -148,6 +148,7 @@ def slow_page(visit: Callable[..., Page], serve: Callable[..., str]) -> Iterator
         yield visit(serve(engine))
 
 
+@pytest.mark.long
 def test_without_streaming_the_answer_appears_whole_while_the_status_lives(slow_page: Page):
     """P3: the streaming toggle."""
     page = slow_page
@@ -171,6 +172,7 @@ def test_with_streaming_the_answer_grows_and_never_more_often_than_every_50_ms(s
     assert len(times) < (times[-1] - times[0]) / 40 + 6
 
 
+@pytest.mark.long
 def test_several_answers_are_shown_one_under_another(page: Page):
     """P4, G3: num_return_sequences; each answer has its own figures."""
     page.locator("#setting-num_return_sequences input[type=number]").fill("2")

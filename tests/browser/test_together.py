@@ -117,6 +117,7 @@ def test_people_are_answered_side_by_side_as_if_each_were_alone(visit, house):
         assert text_of(page).strip()
 
 
+@pytest.mark.long
 def test_one_users_stop_swap_and_unload_leave_the_others_running(visit, house):
     """P1, P3, G6: the other's text goes on and is the right one; a model that is answering cannot be unloaded."""
     one, other = visit(house.url), visit(house.url)
@@ -206,6 +207,7 @@ def test_the_line_and_the_memorys_figures_have_enough_contrast(visit, serve):
         page.get_by_role("button", name="Theme").click()
 
 
+@pytest.mark.long
 def test_a_reload_while_an_answer_is_written_stops_it_and_starts_afresh(chromium, serve):
     """G6: the page that asked is gone; the new one is nobody's but its own. Gradio's script grumbles as it goes."""
     engine = FakeEngine("word " * 900, pause=0.1)  # 90 s, unless it is stopped

@@ -173,6 +173,7 @@ def test_a_base_that_brings_its_own_code_is_not_made(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+@pytest.mark.long
 def test_a_pattern_that_never_ends_is_refused_and_an_odd_one_is_not(tmp_path: Path) -> None:
     """G9: PEFT would try it on every module's name, so it is tried on them first, where it can be ended."""
     adapter = shutil.copytree(PIRATE, tmp_path / "adapter")

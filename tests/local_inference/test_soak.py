@@ -87,6 +87,7 @@ def _settled(engine: LocalInference) -> int:
 COMPANIES: list[tuple[Any, ...]] = [(), ((PIRATE, 1.0),), ((SQL, 0.5),), ((PIRATE, 1.0), (SQL, 1.5))]
 
 
+@pytest.mark.long
 def test_a_crowd_of_every_kind_is_answered(inference: LocalInference) -> None:
     """G6: rows that come, go and are cancelled while beam searches run; nothing breaks, nothing stays."""
     assert _live(inference, 3, 70, COMPANIES, searches=0.15) == []

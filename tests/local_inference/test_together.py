@@ -358,6 +358,7 @@ def test_an_adapter_that_needs_peft_shares_the_time_with_the_others(
     assert told[0] or told[1]
 
 
+@pytest.mark.long
 def test_thirty_two_streams_with_random_cancels_leave_nothing_behind(inference: LocalInference) -> None:
     """S5, G6: right texts, cancelled ones a beginning of theirs; no row, slot or thread stays."""
     chance = random.Random(5)
