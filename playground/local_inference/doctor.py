@@ -13,7 +13,6 @@ import math
 import os
 import re
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,6 +45,7 @@ from playground.local_inference.headers import (
     read_json,
 )
 from playground.local_inference.pickles import as_safetensors
+from playground.local_inference.templates import at_most
 from playground.local_inference.validation import OTHER_SHAPES, pattern_value, peft_version
 
 # A layer counts as dead when it changes less than this share of what the median layer changes.
@@ -538,7 +538,7 @@ def _rendered(template: str, tokens: Mapping[str, str]) -> str:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _REPLY}]
     special = {f"{name}_token": tokens.get(name, "") for name in _TOKENS}
     made = environment.from_string(marks.sub("", template))
-    with _at_most(_TEMPLATE_STEPS):
+    with at_most(_TEMPLATE_STEPS, _endless):
         return made.render(messages=turns, add_generation_prompt=False, **special)
 
 
@@ -557,24 +557,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-@contextlib.contextmanager
-def _at_most(steps: int) -> Iterator[None]:
-    """Within the block, `TemplateError` after so many lines of Python: a template's loops may be endless."""
-    left = steps
-
-    def count(frame: Any, event: str, argument: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise TemplateError(f"it is not done after {steps:,} steps")
-        return count
-
-    before = sys.gettrace()
-    sys.settrace(count)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
+def _endless() -> TemplateError:
+    return TemplateError(f"it is not done after {_TEMPLATE_STEPS:,} steps")
 
 
 def _refused(message: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,7 +94,7 @@ def end_of_turn_ids(tokenizer: Any) -> set[int]:
     mark = "REPLY"
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": mark}]
     try:
-        with _at_most(_MOST_LINES):
+        with at_most(_MOST_LINES, lambda: _broken("takes too long"), "<template>"):
             text = tokenizer.apply_chat_template(turns, tokenize=False)
     except (TemplateError, *_FAILURES):
         return set()
@@ -162,7 +162,7 @@ def _templated(request: GenerationRequest, turns: Sequence[Message], tokenizer: 
     if _takes_powers(str(tokenizer.chat_template)):
         raise _broken("takes powers of numbers, which can keep the whole program busy for ever")
     try:
-        with _at_most(_MOST_LINES):
+        with at_most(_MOST_LINES, lambda: _broken("takes too long"), "<template>"):
             text: str = tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **dict(request.chat_template_kwargs)
             )
@@ -190,17 +190,20 @@ def _broken(what: str) -> InvalidRequest:
 
 
 @contextmanager
-def _at_most(lines: int) -> Iterator[None]:
-    """Within the block, `InvalidRequest` once a template has run so many lines: its loops may be endless."""
+def at_most(lines: int, exceeded: Callable[[], Exception], file: str = "") -> Iterator[None]:
+    """Within the block, what ``exceeded`` gives is raised once so many lines of Python have run: loops may be endless.
+
+    With ``file``, lines of code compiled under that name alone are counted; Jinja's name for a template is ``<template>``.
+    """
     left = lines
 
     def count(frame: Any, event: str, argument: Any) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != "<template>":
+        if file and frame.f_code.co_filename != file:
             return None
         left -= 1
         if left < 0:
-            raise _broken("takes too long")
+            raise exceeded()
         return count
 
     before = sys.gettrace()
