@@ -9,6 +9,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RUN = $(VENV)/.installed
 DEV = $(VENV)/.installed-dev
+CLIENTS = .venv-clients/.installed
 
 .PHONY: run test test-long lint types fmt bench browser clean
 .DELETE_ON_ERROR:
@@ -19,11 +20,11 @@ run: $(RUN)
 # Two workers, of which one has the browser (tests/conftest.py says why): half of the browser tests' time is waiting, and the
 # suite must end within five minutes on two cores. One thread of torch's for each, as more would only take turns on them.
 # JOBS=0 runs everything in one process.
-test: $(DEV) browser lint types
+test: $(DEV) $(CLIENTS) browser lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" -n $(JOBS)
 
 # One after another and with all threads: these measure memory and time. Exit code 5 is pytest's "no tests were collected".
-test-long: $(DEV) browser
+test-long: $(DEV) $(CLIENTS) browser
 	$(BIN)/python -m pytest -m long --timeout 1800 || test $$? -eq 5
 
 lint: $(DEV)
@@ -54,6 +55,12 @@ $(DEV): requirements-dev.txt $(RUN)
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
+# Other people's clients, run as programs against the server: an environment of their own, as some want older packages.
+$(CLIENTS): requirements-clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-clients.txt
+	@touch $@
+
 # The browser tests use the system's Chromium or Chrome. Root installs one; anybody else is told how. CI never goes without.
 browser:
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
@@ -68,5 +75,5 @@ browser:
 	fi
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-clients .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

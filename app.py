@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from playground.local_inference import LocalInference
-    from playground.services.models import Models
+    from playground.services.assembly import Services
 
 AT_ONCE = 300  # what the pages' own queue lets through: more than the engine takes, which tells people their place
 WAITING_AT_MOST = 200
@@ -37,7 +37,7 @@ class Playground:
 
     config: AppConfig
     engine: LocalInference
-    models: Models
+    services: Services
     demo: gr.Blocks
 
     def serve(self) -> int:
@@ -64,7 +64,7 @@ class Playground:
     def preload(self) -> None:
         """Load the first model on offer; a failure is one sentence on stderr, not the end of the server."""
         try:
-            self.engine.load(self.models.spec(next(iter(self.config.models))))
+            self.engine.load(self.services.models.spec(next(iter(self.config.models))))
         except PlaygroundError as error:
             print(f"Preloading failed: {error}", file=sys.stderr)
 
@@ -82,10 +82,9 @@ def compose(config: AppConfig) -> Playground:
     from starlette.middleware import Middleware
 
     from playground.api import create_app
-    from playground.api.gate import Gate
+    from playground.gate import Gate
     from playground.local_inference import LocalInference
-    from playground.services.generation import Generation
-    from playground.services.models import Models
+    from playground.services.assembly import Services
     from playground.ui.app import build, launch_options
 
     engine = LocalInference(
@@ -94,14 +93,14 @@ def compose(config: AppConfig) -> Playground:
         adapter_roots=config.adapter_roots,
         pickles=config.converted,
     )
-    models, generation = Models(engine, config), Generation(engine)
-    api = create_app(config, models, generation)
-    demo = build(config, models, generation)
+    services = Services.over(engine, config)
+    api = create_app(config, services)
+    demo = build(config, services)
     demo.queue(max_size=WAITING_AT_MOST, default_concurrency_limit=AT_ONCE)
     gate = Middleware(Gate, api=api, bound_to=config.host, frame_ancestors=frame_ancestors())
     look = launch_options(upload_bytes=config.upload_limit if config.free_paths else 0)
     demo.launch = functools.partial(demo.launch, **look | server_options(gate))  # whoever launches it
-    return Playground(config, engine, models, demo)
+    return Playground(config, engine, services, demo)
 
 
 def server_options(gate: Any) -> dict[str, Any]:

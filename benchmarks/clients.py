@@ -73,14 +73,13 @@ def serve_and_measure(options: argparse.Namespace) -> None:
     from playground.config import load_config, prepare_process
     from playground.local_inference import LocalInference
     from playground.local_inference.resident import Resident
-    from playground.services.generation import Generation
-    from playground.services.models import Models
+    from playground.services.assembly import Services
 
     prepare_process()
     torch.set_num_threads(options.threads)
     Resident.stop_ids = lambda *args: frozenset()  # type: ignore[method-assign]  # every answer has all its tokens
     engine, config = LocalInference(), load_config(overrides={})
-    app = create_app(config, Models(engine, config), Generation(engine))
+    app = create_app(config, Services.over(engine, config))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -13,13 +13,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 from playground.errors import ConfigError, PlaygroundError
 from playground.types import DTYPES, QUANTIZATIONS, Dtype, GenerationSettings, Quantization, Template
 
 ROOT = Path(__file__).resolve().parent.parent
 _ENGINE_KEYS = {"device", "dtype", "quantization", "memory_budget", "keep_alive", "allow_pickle"}
-_SERVER_KEYS = {"host", "port", "upload_limit"}
+_SERVER_KEYS = {
+    "host", "port", "upload_limit", "auth", "api_key", "admin_key", "oauth_users", "allow_origin", "allow_host",
+    "rate_limit", "login_limit", "at_once", "deadline", "drain", "answer_cache", "content_filter", "access_log",
+    "session_hours", "metrics",
+}  # fmt: skip
+_RATE = re.compile(r"(?:off|\d+ ?(?:/|per) ?\d* ?(?:second|minute|hour|day)s?)")
+_MOST_CACHED = 1000
+_SHORTEST_KEY = 8
 _UNITS = {"": 1, "%": 0.01, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _LEAST_BUDGET = 1e6
 _MODEL_KEYS = {"path", "description", "adapters", "quantization", "recommended"}
@@ -56,6 +64,17 @@ class AppConfig:
     ``free_paths`` says whether a person may type a folder or hub id that the configuration does not offer: only where
     the server is reached from this machine alone. ``allow_pickle`` lets adapters be read that are saved as pickles.
     ``upload_limit`` is how many bytes an uploaded adapter may have, unpacked.
+
+    Who may come in: ``auth`` maps user names to passwords, ``api_keys`` are for programs, ``admin_key`` for loading,
+    swapping and unloading; ``oauth_users`` are the Hugging Face accounts that a Space lets in ("*": any). ``allow_origins``
+    are the other sites whose pages may call the API, ``allow_hosts`` the Host names that are answered to (() for any, on
+    loopback always loopback's). ``session_hours`` is how long a login holds, ``login_limit`` how often an address may fail.
+
+    How much: ``rate_limit`` ("10 per minute", "off") counts requests for text by address and by key, ``at_once`` how many
+    one caller may have running (0 is no limit), ``deadline`` ends an answer after so many seconds (0 is never), ``drain`` is
+    how long a stopping server lets answers finish. ``answer_cache`` is how many answers are kept for being asked again (0 is
+    off). ``content_filter`` names a function, "module:function", that may refuse a text. ``access_log`` writes a line for
+    each request.
     """
 
     host: str = "127.0.0.1"
@@ -72,8 +91,39 @@ class AppConfig:
     preload: bool = False
     free_paths: bool = True
     allow_pickle: bool = False
+    auth: Mapping[str, str] = field(default_factory=dict, repr=False)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    admin_key: str = field(default="", repr=False)
+    oauth_users: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    session_hours: float = 24 * 7
+    login_limit: str = "5 per minute"
+    rate_limit: str = "off"
+    at_once: int = 0
+    deadline: float = 0.0
+    drain: float = 10.0
+    answer_cache: int = 0
+    content_filter: str = ""
+    access_log: bool = False
+    metrics: bool = True
     presets: Mapping[str, GenerationSettings] = field(default_factory=dict)
     use_cases: Mapping[str, UseCase] = field(default_factory=dict)
+
+    @property
+    def is_shared(self) -> bool:
+        """True when others than this machine's own people can reach the server."""
+        return not self.free_paths
+
+    @property
+    def needs_login(self) -> bool:
+        """True when the pages are for people with a password (or a Hugging Face account) only."""
+        return bool(self.auth or self.oauth_users)
+
+    @property
+    def needs_key(self) -> bool:
+        """True when programs must show an API key, or a browser's login."""
+        return bool(self.api_keys or self.needs_login)
 
     @property
     def uploads(self) -> Path:
@@ -100,8 +150,8 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     """Read ``path`` (default: configs/playground.toml), the built-in presets and use cases; lay ``overrides`` over them.
 
     ``overrides`` holds what the command line or the environment gave: config (the path), host, port, data_dir, device,
-    dtype, quantization, memory_budget, keep_alive, allow_pickle, preload, and lists ``model`` and ``adapter`` that add to
-    what is offered. Values of None are ignored.
+    dtype, quantization, memory_budget, keep_alive, allow_pickle, preload, any other key of `[server]`, and lists ``model``
+    and ``adapter`` that add to what is offered. Values of None are ignored.
 
     Raises `ConfigError` naming the file and the key for anything unknown or malformed.
     """
@@ -118,6 +168,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     for extra in added:
         models.setdefault(extra, ModelEntry(name=extra, path=extra, description="Added when the app was started."))
     host = str(merged.get("host", "127.0.0.1"))
+    shared = not is_loopback(host)
     return AppConfig(
         host=host,
         port=_port(merged.get("port", 7860)),
@@ -131,8 +182,24 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         models=models,
         adapters=adapters,
         preload=bool(merged.get("preload", False)),
-        free_paths=is_loopback(host),
+        free_paths=not shared,
         allow_pickle=_flag("allow_pickle", merged.get("allow_pickle", False)),
+        auth=_passwords(merged.get("auth", ())),
+        api_keys=_secrets("api_key", merged.get("api_key", ())),
+        admin_key="".join(_secrets("admin_key", merged.get("admin_key") or ())),
+        oauth_users=_list("oauth_users", merged.get("oauth_users", ())),
+        allow_origins=_origins(merged.get("allow_origin", ())),
+        allow_hosts=_list("allow_host", merged.get("allow_host", ())),
+        session_hours=_positive("session_hours", merged.get("session_hours", AppConfig.session_hours)),
+        login_limit=_rate("login_limit", merged.get("login_limit", AppConfig.login_limit)),
+        rate_limit=_rate("rate_limit", merged.get("rate_limit", "10 per minute" if shared else "off")),
+        at_once=_count("at_once", merged.get("at_once", 8 if shared else 0)),
+        deadline=_seconds("deadline", merged.get("deadline", 600 if shared else 0)),
+        drain=_seconds("drain", merged.get("drain", AppConfig.drain)),
+        answer_cache=_count("answer_cache", merged.get("answer_cache", 0), _MOST_CACHED),
+        content_filter=str(merged.get("content_filter", "")),
+        access_log=_flag("access_log", merged.get("access_log", shared)),
+        metrics=_flag("metrics", merged.get("metrics", True)),
         presets=_presets(ROOT / "configs" / "presets.toml"),
         use_cases=_use_cases(ROOT / "configs" / "use_cases.toml"),
     )
@@ -145,11 +212,12 @@ def environment_overrides(environ: Mapping[str, str] = os.environ) -> dict[str, 
         found["port"] = environ["PORT"]
     for key in (
         "config", "host", "port", "data_dir", "device", "dtype", "quantization", "memory_budget", "keep_alive",
-        "allow_pickle", "upload_limit",
+        "allow_pickle", "upload_limit", "admin_key", "rate_limit", "login_limit", "at_once", "deadline", "drain",
+        "answer_cache", "content_filter", "access_log", "session_hours", "metrics",
     ):  # fmt: skip
         if value := environ.get(f"PLAYGROUND_{key.upper()}"):
             found[key] = value
-    for key in ("model", "adapter"):
+    for key in ("model", "adapter", "auth", "api_key", "allow_origin", "allow_host", "oauth_users"):
         if value := environ.get(f"PLAYGROUND_{key.upper()}"):
             found[key] = [item.strip() for item in value.split(",") if item.strip()]
     if value := environ.get("PLAYGROUND_PRELOAD"):
@@ -330,6 +398,69 @@ def _seconds(key: str, value: Any) -> float:
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ConfigError(f"{key} is {value!r}.", "It must be a number of seconds; 0 is never.")
     return seconds
+
+
+def _positive(key: str, value: Any) -> float:
+    number = _seconds(key, value)
+    if number == 0:
+        raise ConfigError(f"{key} is {value!r}.", "It must be above 0.")
+    return number
+
+
+def _count(key: str, value: Any, most: int = 1_000_000) -> int:
+    try:
+        count = -1 if isinstance(value, (bool, float)) else int(value)
+    except (TypeError, ValueError):
+        count = -1
+    if not 0 <= count <= most:
+        raise ConfigError(f"{key} is {value!r}.", f"It must be a whole number from 0 to {most:,}; 0 is off.")
+    return count
+
+
+def _rate(key: str, value: Any) -> str:
+    text = " ".join(str(value).lower().split())
+    if not _RATE.fullmatch(text):
+        raise ConfigError(f"{key} is {value!r}.", 'Write "off", or a rate such as "10 per minute" or "100/hour".')
+    return text
+
+
+def _list(key: str, value: Any) -> tuple[str, ...]:
+    found = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(one, str) and one.strip() for one in found):
+        raise ConfigError(f"{key} holds something that is no text.", 'Write it as ["one", "other"].')
+    return tuple(one.strip() for one in found)
+
+
+def _secrets(key: str, value: Any) -> tuple[str, ...]:
+    """Keys as they are; what is wrong with one is told without showing it."""
+    found = _list(key, value)
+    if any(len(one) < _SHORTEST_KEY or not one.isascii() or not one.isprintable() or " " in one for one in found):
+        raise ConfigError(
+            f"{key} has a value that is no good as a key.",
+            f"Use at least {_SHORTEST_KEY} letters and digits, without spaces.",
+        )
+    return found
+
+
+def _passwords(value: Any) -> Mapping[str, str]:
+    """ "USER:PASS" each, or a table of them."""
+    if isinstance(value, Mapping):
+        value = [f"{name}:{password}" for name, password in value.items()]
+    pairs = [one.partition(":") for one in _list("auth", value)]
+    if any(not name.strip() or not password for name, _, password in pairs):
+        raise ConfigError("auth has an entry without a user or a password.", "Write each as USER:PASS.")
+    return {name.strip(): password for name, _, password in pairs}
+
+
+def _origins(value: Any) -> tuple[str, ...]:
+    found = tuple(origin.rstrip("/").lower() for origin in _list("allow_origin", value))
+    for origin in found:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or "*" in origin or "@" in origin:
+            raise ConfigError(
+                f"allow_origin is {origin!r}.", "Write the site as https://example.org, with its port if it has one."
+            )
+    return found
 
 
 def _port(value: Any) -> int:

@@ -6,6 +6,8 @@ it. ``code`` is a stable machine-readable name that the HTTP surface maps to a s
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class PlaygroundError(Exception):
     """Something went wrong that the person in front of the screen can mend.
@@ -20,7 +22,7 @@ class PlaygroundError(Exception):
         self.remedy = remedy.strip()
         super().__init__(f"{self.message} {self.remedy}".strip())
 
-    def __reduce__(self) -> tuple[type[PlaygroundError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         """Pickle by message and remedy, so that errors can cross a process border whole."""
         return type(self), (self.message, self.remedy)
 
@@ -77,6 +79,50 @@ class QueueFull(PlaygroundError):
     """Too many requests are waiting already."""
 
     code = "queue_full"
+
+
+class RateLimited(PlaygroundError):
+    """This caller has asked too often; ``retry_after_s`` says when to come again."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, remedy: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message, remedy)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """Pickle with the seconds."""
+        return type(self), (self.message, self.remedy, self.retry_after_s)
+
+
+class DeadlineExceeded(PlaygroundError):
+    """The answer was not finished in the time that this server gives to one."""
+
+    code = "deadline_exceeded"
+
+
+class ContentRefused(PlaygroundError):
+    """The operator's content filter refused the text."""
+
+    code = "content_refused"
+
+
+class NotPermitted(PlaygroundError):
+    """This caller is known but may not do that."""
+
+    code = "not_permitted"
+
+
+class NotFound(PlaygroundError):
+    """There is no such thing (a job, a conversation), or it is somebody else's, which is not told apart."""
+
+    code = "not_found"
+
+
+class ShuttingDown(PlaygroundError):
+    """The server finishes what it has begun and takes nothing more."""
+
+    code = "shutting_down"
 
 
 class EngineFailure(PlaygroundError):

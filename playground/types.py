@@ -142,6 +142,11 @@ class GenerationSettings:
     top_logprobs: int = _knob(
         0, "Alternatives", "How many of the likeliest tokens to report at each position.", 0, 20, 1
     )
+    logit_bias: tuple[tuple[int, float], ...] = _knob(
+        (),
+        "Logit bias",
+        "Added to the logits of single tokens first of all: pairs of a token id and a bias from −100 (never) to 100.",
+    )
     reproducible: bool = _knob(
         False,
         "Reproducible",
@@ -285,7 +290,8 @@ class Message:
 class GenerationRequest:
     """One thing to generate: what to run, on which text, with which settings.
 
-    Give ``prompt`` (one user turn, or the text itself under the raw template) or ``messages``. A system message in
+    Give ``prompt`` (one user turn, or the text itself under the raw template), ``messages``, or ``prompt_ids`` (token ids,
+    which the model reads as they are; only under the raw template). A system message in
     ``messages`` wins over ``settings.system_prompt``. ``prefill`` starts the assistant's reply and is not repeated in the
     answer. ``chat_template_kwargs`` reach the model's own template (``enable_thinking`` and the like). ``user`` tells people
     apart where requests wait in line: they take turns, however many requests one of them sends.
@@ -299,6 +305,7 @@ class GenerationRequest:
     prefill: str = ""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     user: str = ""
+    prompt_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
@@ -429,7 +436,7 @@ class GenerationEvent:
     ``text`` is what is new since the event before (of the same ``index``), ``stats`` are running totals, ``notice`` is a
     sentence for the person (turns dropped, window reached). Exactly one event for each ``index`` carries
     ``finish_reason``, and the stream's last event is one of them. ``provenance`` comes before the first token, and again
-    with the finish reason.
+    with the finish reason. ``cached`` says that the answer was made earlier, for the same request of the same weights.
     """
 
     status: Status
@@ -440,6 +447,7 @@ class GenerationEvent:
     index: int = 0
     finish_reason: FinishReason | None = None
     provenance: Provenance | None = None
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -545,3 +553,23 @@ class MemoryReport:
     adapters: int
     kv_cache: int
     process: int
+
+
+CallerKind = Literal["key", "user", "guest", "address"]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, as the gate has found out; the same person for the pages and for every part of the API.
+
+    ``id`` is stable and holds no secret: "key 3f9a…" for an API key, "user anna" for who has logged in, "guest 9c…" for a
+    browser's random cookie, "address 10.0.0.7" for a program without any of them. It tells people apart where requests wait
+    in line, where histories are kept, and where work is counted. ``name`` is for a person to read, ``address`` where the
+    request came from (an IPv6 network as one). ``admin`` may load, swap and unload models for everybody.
+    """
+
+    id: str
+    kind: CallerKind
+    name: str = ""
+    address: str = ""
+    admin: bool = False

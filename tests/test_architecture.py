@@ -19,7 +19,13 @@ BELOW = {  # room → the rooms that it may import besides itself
     **dict.fromkeys(("local_inference", "remote", "store"), NOUNS),
     "services": {"local_inference", "remote", "store", *NOUNS},
     **{room: {"services", *NOUNS} for room in ("ui", "inferencer")},
-    **{room: {"services", "local_inference", *NOUNS} for room in ("api", "__main__")},  # they make an engine themselves
+    "gate": NOUNS,
+    "__main__": {
+        "services",
+        "local_inference",
+        *NOUNS,
+    },  # makes an engine itself, and so does the API where it runs alone
+    "api": {"services", "local_inference", "gate", *NOUNS},
 }
 FACE = {
     "playground.local_inference",

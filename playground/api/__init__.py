@@ -10,11 +10,10 @@ from fastapi import FastAPI
 
 from playground import __version__
 from playground.api import docs, failures, health, openai
-from playground.api.gate import Gate
 from playground.config import AppConfig, environment_overrides, load_config, prepare_process
+from playground.gate import Gate
 from playground.local_inference import LocalInference
-from playground.services.generation import Generation
-from playground.services.models import Models
+from playground.services.assembly import Services
 
 DESCRIPTION = """
 The HTTP side of Adapter Playground: the same engine, models and bounds as the pages.
@@ -25,17 +24,15 @@ that this server lacks are refused by name unless they carry their neutral value
 """
 
 
-def create_app(
-    config: AppConfig | None = None, models: Models | None = None, generation: Generation | None = None
-) -> FastAPI:
+def create_app(config: AppConfig | None = None, services: Services | None = None) -> FastAPI:
     """The API over the given services.
 
     Without them it is a server of its own: configuration from configs/playground.toml and PLAYGROUND_* variables, an
     engine that is closed with it, and its own gate. Raises `ConfigError` when the configuration cannot be read.
     """
-    if config is None or models is None or generation is None:
+    if config is None or services is None:
         return _alone(config)
-    return _api(config, models, generation, None)
+    return _api(config, services, None)
 
 
 def _alone(config: AppConfig | None) -> FastAPI:
@@ -47,12 +44,12 @@ def _alone(config: AppConfig | None) -> FastAPI:
         adapter_roots=config.adapter_roots,
         pickles=config.converted,
     )
-    app = _api(config, Models(engine, config), Generation(engine), engine)
+    app = _api(config, Services.over(engine, config), engine)
     app.add_middleware(Gate, bound_to=config.host)
     return app
 
 
-def _api(config: AppConfig, models: Models, generation: Generation, owned: LocalInference | None) -> FastAPI:
+def _api(config: AppConfig, services: Services, owned: LocalInference | None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
@@ -68,7 +65,7 @@ def _api(config: AppConfig, models: Models, generation: Generation, owned: Local
         lifespan=lifespan,
     )
     failures.install(app)
-    for routes in (health.router(config, models, generation), openai.router(models, generation), docs.router()):
+    for routes in (health.router(config, services), openai.router(services), docs.router()):
         app.include_router(routes)
     app.openapi = functools.partial(docs.describe, app)  # type: ignore[method-assign]
     return app

@@ -1,23 +1,27 @@
-"""Whose turn it is: what tells the API's callers apart where their requests wait in line.
+"""Who asks: the gate has found out, and says so in the request's scope; without a gate it is the address.
 
-Only what a caller cannot make up counts, so that nobody gains turns by calling under many names: the address that the
-request came from. A key proves nothing as long as this server hands out none, and OpenAI's ``user`` is whatever the
-caller writes, so both are left aside. Neither is kept or logged.
+Only what a caller cannot make up counts, so that nobody gains turns by calling under many names: OpenAI's ``user`` is
+whatever the caller writes and is left aside.
 """
 
 from __future__ import annotations
 
 import ipaddress
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
+
+from playground.types import Caller
 
 _ONE_HOUSEHOLD = 64  # bits: an IPv6 network of this size is one caller's, who may use any address in it
 
 
-def asker(http: Request) -> str:
-    """Who asks, as `GenerationRequest.user`."""
-    host = http.client.host if http.client else ""
-    return f"api {household(host)}"
+def caller_of(http: HTTPConnection) -> Caller:
+    """Who has sent this request, or opened this WebSocket."""
+    found = http.scope.get("state", {}).get("caller")
+    if isinstance(found, Caller):
+        return found
+    address = household(http.client.host if http.client else "")
+    return Caller(f"address {address}", "address", address=address)
 
 
 def household(host: str) -> str:

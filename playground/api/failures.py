@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from playground.api.schemas import Failure
+from playground.api.schemas.common import Failure
 from playground.errors import PlaygroundError
 
 STATUS = {

@@ -7,8 +7,9 @@ import time
 from fastapi import APIRouter
 
 from playground import __version__
-from playground.api.schemas import HealthReport
+from playground.api.schemas.server import HealthReport
 from playground.config import AppConfig
+from playground.services.assembly import Services
 from playground.services.generation import Generation
 from playground.services.models import Models
 
@@ -36,9 +37,9 @@ class Health:
         )
 
 
-def router(config: AppConfig, models: Models, generation: Generation) -> APIRouter:
+def router(config: AppConfig, services: Services) -> APIRouter:
     """The health route."""
     routes = APIRouter(tags=["Server"])
-    health = Health(config, models, generation)
+    health = Health(config, services.models, services.generation)
     routes.add_api_route("/health", health.report, summary="Health", response_model=HealthReport)
     return routes

@@ -10,21 +10,19 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import JSONResponse, Response
 
 from playground.api import failures, wire
-from playground.api.asker import asker
-from playground.api.schemas import ChatCompletion, ChatCompletionRequest, ModelList, ServedModel
-from playground.errors import ModelNotFound
+from playground.api.asker import caller_of
+from playground.api.schemas.openai import ChatCompletion, ChatCompletionRequest, ModelList, ServedModel
+from playground.api.streaming import Events, EventStream, finish, left, settled
 from playground.local_inference.adapters import place
-from playground.services.generation import Generation
+from playground.services.answers import Answers
+from playground.services.assembly import Services
 from playground.services.models import Models
-from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, ModelSpec
+from playground.services.names import Named, Names
+from playground.types import GenerationRequest, GenerationSettings, ModelSpec
 
-CLIENT_GONE = 499
-HOLD_BACK_S = 0.2
-_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _CHAT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer: one object, or with `stream` server-sent events that end with `data: [DONE]`.",
@@ -33,49 +31,24 @@ _CHAT_RESPONSES: dict[int | str, dict[str, Any]] = {
     **failures.RESPONSES,
 }
 
-Events = AsyncGenerator[GenerationEvent, None]
-
 
 class ServedModels:
     """The names of `/v1/models`: each base on offer or in memory, and ``base:adapter`` for each sound adapter."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, names: Names) -> None:
         self._models = models
+        self._names = names
         self._since = int(time.time())
 
     def list(self) -> ModelList:
         """Every model that a request may name."""
         states = self._states()
-        served = [self._entry(name, base, adapter, states) for name, (base, adapter) in self._names().items()]
+        served = [self._entry(name, named, states) for name, named in self._names.all().items()]
         return ModelList(object="list", data=served)
 
     def get(self, model_id: str) -> ServedModel:
         """One model of the list. Raises `ModelNotFound`."""
-        base, adapter = self.resolve(model_id)
-        return self._entry(model_id, base, adapter, self._states())
-
-    def resolve(self, model_id: str) -> tuple[str, str | None]:
-        """(base, adapter) that ``model_id`` names. Raises `ModelNotFound`: an unknown name is never the base.
-
-        A broken adapter's name is known, so that asking for it says what is wrong with it.
-        """
-        names = self._names(broken=True)
-        if model_id not in names:
-            raise ModelNotFound(f"There is no model {model_id!r}.", f"Models: {', '.join(names)}.")
-        return names[model_id]
-
-    def _names(self, broken: bool = False) -> dict[str, tuple[str, str | None]]:
-        names: dict[str, tuple[str, str | None]] = {}
-        offered = self._models.offered()
-        for model in offered:
-            names[model.name] = (model.name, None)
-            for adapter in model.adapters:
-                if broken or not adapter.problems:
-                    names[f"{model.name}:{adapter.name}"] = (model.name, adapter.name)
-        for resident in self._models.loaded():
-            if resident.base not in {model.path for model in offered}:
-                names.setdefault(resident.base, (resident.base, None))
-        return names
+        return self._entry(model_id, self._names.resolve(model_id), self._states())
 
     def _states(self) -> dict[str, tuple[bool, str]]:
         """Name → (in memory, that it has no effect) of what is loaded; bases and ``base:adapter`` alike."""
@@ -90,14 +63,15 @@ class ServedModels:
                 known[f"{base}:{name}"] = (True, problem)
         return known
 
-    def _entry(self, name: str, base: str, adapter: str | None, states: Mapping[str, tuple[bool, str]]) -> ServedModel:
-        loaded, no_effect = states.get(name, (False, ""))
+    def _entry(self, name: str, named: Named, states: Mapping[str, tuple[bool, str]]) -> ServedModel:
+        plain = f"{named.base}:{named.adapter}" if named.adapter else named.base
+        loaded, no_effect = states.get(plain, (False, ""))
         return ServedModel(
             id=name,
             object="model",
             created=self._since,
             owned_by="adapter-playground",
-            parent=base if adapter else None,
+            parent=named.base if named.adapter else None,
             loaded=loaded,
             no_effect=bool(no_effect),
             problems=[no_effect] if no_effect else [],
@@ -107,10 +81,11 @@ class ServedModels:
 class Chat:
     """`POST /v1/chat/completions`."""
 
-    def __init__(self, models: Models, served: ServedModels, generation: Generation) -> None:
-        self._models = models
-        self._served = served
-        self._generation = generation
+    def __init__(self, services: Services) -> None:
+        self._models = services.models
+        self._names = services.names
+        self._generation = services.generation
+        self._limits = services.limits
 
     async def create(self, body: ChatCompletionRequest, http: Request) -> Response:
         """Answer a conversation. The model is loaded first when it is not in memory.
@@ -119,7 +94,9 @@ class Chat:
         greedy. While nothing is written yet a stream carries comments (`: loading …`) at least every 250 ms. Leaving
         stops the answer.
         """
-        request = await asyncio.to_thread(self._request, body, asker(http))
+        caller = caller_of(http)
+        self._limits.admit(caller)
+        request = await asyncio.to_thread(self._request, body, caller.id)
         reply = wire.Reply(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
@@ -127,41 +104,27 @@ class Chat:
             logprobs=bool(body.logprobs),
             usage=body.wants_usage,
         )
-        answers = wire.Answers(request.settings.num_return_sequences)
+        answers = Answers(request.settings.num_return_sequences)
         events = self._generation.astream(request)
         if body.stream:
-            return EventStream(_stream(reply, answers, await _settled(events)))
-        return await _whole(reply, answers, events, http)
+            return EventStream(_stream(reply, answers, await settled(events)))
+        return JSONResponse(wire.completion(reply, answers)) if await finish(answers, events, http) else left()
 
     def _request(self, body: ChatCompletionRequest, user: str) -> GenerationRequest:
-        base, adapter = self._served.resolve(body.model)
+        named = self._names.resolve(body.model)
         return GenerationRequest(
-            spec=self._models.spec(base, adapter),
+            spec=self._models.spec(named.base, named.adapter, named.scale),
             messages=tuple(message.as_message() for message in body.messages),
-            settings=body.settings(self._models.recommended(base) or GenerationSettings()),
+            settings=body.settings(self._models.recommended(named.base) or GenerationSettings()),
             chat_template_kwargs=body.chat_template_kwargs or {},
             user=user,
         )
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events; closes their source when the client has left, so that nothing goes on for nobody."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, content: AsyncGenerator[str, None]) -> None:
-        super().__init__(content, headers=_STREAM_HEADERS)
-        self._content = content
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._content):
-            await super().__call__(scope, receive, send)
-
-
-def router(models: Models, generation: Generation) -> APIRouter:
+def router(services: Services) -> APIRouter:
     """The routes of `/v1`."""
-    served = ServedModels(models)
-    chat = Chat(models, served, generation)
+    served = ServedModels(services.models, services.names)
+    chat = Chat(services)
     routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=failures.RESPONSES)
     routes.add_api_route("/models", served.list, summary="List models", response_model=ModelList)
     routes.add_api_route("/models/{model_id:path}", served.get, summary="One model", response_model=ServedModel)
@@ -176,34 +139,7 @@ def router(models: Models, generation: Generation) -> APIRouter:
     return routes
 
 
-async def _settled(events: Events) -> Events:
-    """``events``, once it is known that they begin well, or after a moment; what fails until then is raised here.
-
-    So an over-long prompt or a full queue is an HTTP status even for a stream, and a slow load still shows signs of
-    life.
-    """
-    first: list[GenerationEvent] = []
-    started = time.monotonic()
-    try:
-        async for event in events:
-            first.append(event)
-            if event.status.phase not in ("queued", "loading") or time.monotonic() - started > HOLD_BACK_S:
-                break
-    except BaseException:
-        await events.aclose()
-        raise
-    return _chained(first, events)
-
-
-async def _chained(first: list[GenerationEvent], rest: Events) -> Events:
-    async with aclosing(rest):
-        for event in first:
-            yield event
-        async for event in rest:
-            yield event
-
-
-async def _stream(reply: wire.Reply, answers: wire.Answers, events: Events) -> AsyncGenerator[str, None]:
+async def _stream(reply: wire.Reply, answers: Answers, events: Events) -> AsyncGenerator[str, None]:
     """The whole reply as server-sent events; a failure is the last of them."""
     async with aclosing(events):
         try:
@@ -217,13 +153,3 @@ async def _stream(reply: wire.Reply, answers: wire.Answers, events: Events) -> A
                 yield line
         except Exception as error:  # the wire's edge: the status is sent already, so the error travels as an event
             yield wire.sse(failures.body_of(error))
-
-
-async def _whole(reply: wire.Reply, answers: wire.Answers, events: Events, http: Request) -> Response:
-    """The whole reply as one object, or nothing as soon as the client has left."""
-    async with aclosing(events):
-        async for event in events:
-            answers.add(event)
-            if await http.is_disconnected():
-                return Response(status_code=CLIENT_GONE)
-    return JSONResponse(wire.completion(reply, answers))

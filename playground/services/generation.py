@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 
+from playground.config import AppConfig
 from playground.local_inference import LocalInference
+from playground.services.meters import Meters
 from playground.types import GenerationEvent, GenerationRequest, ModelSpec, RenderedPrompt
 
 
 class Generation:
     """Streams of events for requests, and the prompt as the model reads it."""
 
-    def __init__(self, engine: LocalInference) -> None:
+    def __init__(self, engine: LocalInference, config: AppConfig | None = None, meters: Meters | None = None) -> None:
         self._engine = engine
+        self._config = config or AppConfig()
+        self._meters = meters or Meters()
 
     def stream(self, request: GenerationRequest) -> Generator[GenerationEvent, None, None]:
         """The events of one request, read from a plain thread; see `LocalInference.stream`."""

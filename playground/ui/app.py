@@ -7,11 +7,9 @@ from typing import Any
 import gradio as gr
 
 from playground.config import AppConfig
-from playground.services.generation import Generation
-from playground.services.models import Models
+from playground.services.assembly import Services
 from playground.ui import texts
 from playground.ui.playground_tab import PlaygroundTab
-from playground.ui.services import Services
 from playground.ui.theme import launch_options
 from playground.ui.topbar import TopBar
 
@@ -31,10 +29,10 @@ class Pages(gr.Blocks):  # type: ignore[misc]
         return {**super().get_config_file(), "connect_heartbeat": False}
 
 
-def build(config: AppConfig, models: Models, generation: Generation) -> gr.Blocks:
+def build(config: AppConfig, services: Services) -> gr.Blocks:
     """The pages over the given services; launch them with `launch_options`."""
-    bar = TopBar(models, generation)
-    tab = PlaygroundTab(config, Services.over(models, generation, config))
+    bar = TopBar(services.models, services.generation)
+    tab = PlaygroundTab(config, services)
     with Pages(title=texts.PRODUCT, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         bar.render()
         with gr.Tabs(elem_id="tabs"), gr.Tab("Playground", id="playground"):

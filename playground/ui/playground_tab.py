@@ -12,13 +12,13 @@ import gradio as gr
 
 from playground.config import AppConfig, UseCase
 from playground.errors import PlaygroundError
+from playground.services.assembly import Services
 from playground.types import TEMPLATES, GenerationRequest, Template
 from playground.ui import texts
 from playground.ui.export_panel import ExportPanel
 from playground.ui.model_picker import ModelPicker, failure_of
 from playground.ui.prompt_size import PromptSize
 from playground.ui.replays import Replays, asker
-from playground.ui.services import Services
 from playground.ui.settings_panel import SettingsPanel
 from playground.ui.topbar import TopBar
 from playground.ui.views.answer import Answer, answer_status

@@ -22,8 +22,8 @@ class SettingsPanel:
     `GenerationSettings`.
     """
 
-    # Reported per token, and shown by nothing on this page yet: it joins with the view of the tokens.
-    names = tuple(name for name in knobs() if name != "top_logprobs")
+    # What is shown by nothing on this page yet joins with the view of the tokens.
+    names = tuple(name for name in knobs() if name not in ("top_logprobs", "logit_bias"))
     _FIRST = (
         "system_prompt", "strategy", "temperature", "top_p", "top_k", "num_beams", "max_new_tokens",
         "repetition_penalty", "num_return_sequences", "seed",

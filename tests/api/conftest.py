@@ -12,10 +12,9 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from playground.api import create_app
-from playground.api.gate import Gate
 from playground.config import AppConfig, load_config
-from playground.services.generation import Generation
-from playground.services.models import Models
+from playground.gate import Gate
+from playground.services.assembly import Services
 from tests.api.fake_engine import FakeEngine, Step
 
 HELLO = {"model": "starter", "messages": [{"role": "user", "content": "Hello"}]}
@@ -35,7 +34,7 @@ def fake() -> FakeEngine:
 @pytest.fixture
 def app(config: AppConfig, fake: FakeEngine) -> Gate:
     """The API behind its gate, as `app.py` builds it, without the pages."""
-    return Gate(create_app(config, Models(fake, config), Generation(fake)))
+    return Gate(create_app(config, Services.over(fake, config)))
 
 
 @pytest.fixture

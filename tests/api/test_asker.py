@@ -13,7 +13,7 @@ def test_a_caller_is_its_address_whatever_it_calls_itself(ask, fake):
     """G2, S3: invented users and keys gain no turns, and no key is kept in a request."""
     ask(), ask(user="one"), ask(user="two")
     assert len({request.user for request in fake.requests}) == 1
-    assert fake.requests[0].user.startswith("api ")
+    assert fake.requests[0].user.startswith("address ")
 
 
 def test_no_key_reaches_the_engine(client, fake):

@@ -10,11 +10,12 @@ from fastapi.testclient import TestClient
 
 from playground.api import create_app
 from playground.api.openai import ServedModels
-from playground.api.schemas import ChatCompletionRequest
+from playground.api.schemas.openai import ChatCompletionRequest
 from playground.config import ModelEntry
 from playground.errors import ContextOverflow, EngineFailure, InvalidRequest, ModelBusy, OutOfMemory, QueueFull
-from playground.services.generation import Generation
+from playground.services.assembly import Services
 from playground.services.models import Models
+from playground.services.names import Named, Names
 from playground.types import GenerationSettings, LoadedAdapter, Message, ResidentInfo, knobs
 from tests.api.fake_engine import LOADING, FakeEngine, end, text
 
@@ -351,7 +352,7 @@ def test_an_adapter_without_effect_is_told_from_one_that_works(config):
                             adapters=tuple(LoadedAdapter(name, path[name], "0", 1, False, name == "pirate")
                                            for name in ("pirate", "sql")))  # fmt: skip
     fake.residents = lambda: (resident,)
-    listed = {model.id: model for model in ServedModels(Models(fake, config)).list().data}
+    listed = {model.id: model for model in ServedModels(Models(fake, config), Names(Models(fake, config))).list().data}
     assert (listed["starter"].loaded, listed["starter:pirate"].loaded, listed["starter:json"].loaded) == (
         True,
         True,
@@ -380,7 +381,7 @@ def test_names_with_slashes_spaces_and_dots_work(config, tmp_path):
     name = "Some Org/model v1.5"
     fake = FakeEngine()
     config = replace(config, models={**config.models, name: ModelEntry(name, name)})
-    client = TestClient(create_app(config, Models(fake, config), Generation(fake)), base_url="http://localhost")
+    client = TestClient(create_app(config, Services.over(fake, config)), base_url="http://localhost")
     assert client.get("/v1/models/Some%20Org/model%20v1.5").json()["id"] == name
     body = {"model": name, "messages": [{"role": "user", "content": "Hello"}]}
     assert client.post("/v1/chat/completions", json=body).json()["model"] == name
@@ -392,9 +393,9 @@ def test_a_broken_adapter_is_not_listed_but_known(config, tmp_path):
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{", encoding="utf-8")
     models = Models(FakeEngine(), replace(config, adapters=(str(broken),)))
-    served = ServedModels(models)
+    served = ServedModels(models, Names(models))
     assert "starter:broken" not in [model.id for model in served.list().data]
-    assert served.resolve("starter:broken") == ("starter", "broken")
+    assert Names(models).resolve("starter:broken") == Named("starter", "broken")
 
 
 def test_unknown_paths_and_methods_have_openais_shape_too(client):

@@ -10,10 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from playground.api import create_app
-from playground.api.schemas import NEUTRAL, ChatCompletionRequest
+from playground.api.schemas.openai import NEUTRAL, ChatCompletionRequest
 from playground.config import load_config
-from playground.services.generation import Generation
-from playground.services.models import Models
+from playground.services.assembly import Services
 from tests.api.fake_engine import FakeEngine
 
 ANY = st.recursive(
@@ -38,7 +37,7 @@ BODY = st.fixed_dictionaries(
 def check(body: object) -> None:
     config, fake = load_config(), FakeEngine()
     client = TestClient(
-        create_app(config, Models(fake, config), Generation(fake)),
+        create_app(config, Services.over(fake, config)),
         base_url="http://localhost",
         raise_server_exceptions=False,
     )

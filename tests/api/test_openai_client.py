@@ -12,8 +12,7 @@ import pytest
 
 from playground.api import create_app
 from playground.config import ROOT, load_config
-from playground.services.generation import Generation
-from playground.services.models import Models
+from playground.services.assembly import Services
 from tests.api.conftest import listening
 from tests.api.test_leaving import connected, wait_until
 
@@ -160,7 +159,7 @@ def test_clients_that_leave_free_their_rows(engine):
     """A7, G6: on the real engine: eight answers that nobody reads on, streamed and whole, are gone."""
     config = load_config()
     body = {"max_tokens": 100_000, "temperature": 2}
-    with listening(create_app(config, Models(engine, config), Generation(engine))) as address:
+    with listening(create_app(config, Services.over(engine, config))) as address:
         leaving = [connected(address, stream=bool(number % 2), **body) for number in range(8)]
         wait_until(lambda: engine.activity()[0] > 0, limit_s=60)
         for connection in leaving:
@@ -179,7 +178,7 @@ def test_an_adapter_without_effect_is_an_error_state_in_every_answer(engine, tmp
     config = replace(load_config(), adapters=(str(idle),))
     asked = {"model": "starter:idle", "messages": QUESTION, "max_tokens": 3}
     with (
-        listening(create_app(config, Models(engine, config), Generation(engine))) as url,
+        listening(create_app(config, Services.over(engine, config))) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
         whole = client.chat.completions.create(**asked)

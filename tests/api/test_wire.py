@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from playground.api import wire
-from playground.api.schemas import ChatCompletion, Made
+from playground.api.schemas.common import Made
+from playground.api.schemas.openai import ChatCompletion
 from playground.errors import EngineFailure
+from playground.services.answers import Answers
 from playground.types import GenerationEvent, GenerationSettings, Provenance, Status, Token
 from tests.api.fake_engine import LOADING, end, text
 
@@ -79,7 +81,7 @@ def test_the_end_of_an_answer_carries_what_made_it():
     (last,) = wire.progress(REPLY, event, ["Something to know."])
     assert parsed(last)["provenance"]["adapters"] == [["pirate", "ab", 0.5]]
     assert parsed(last)["notices"] == ["Something to know."]
-    answers = wire.Answers(1)
+    answers = Answers(1)
     answers.add(event)
     whole = json.loads(json.dumps(wire.completion(REPLY, answers)))
     assert whole["provenance"] == parsed(last)["provenance"]
@@ -89,7 +91,7 @@ def test_the_end_of_an_answer_carries_what_made_it():
 
 def test_usage_counts_the_prompt_once_and_the_answers_together():
     """A4: true token counts, also for several answers."""
-    answers = wire.Answers(2)
+    answers = Answers(2)
     for event in (text("a", 3, 0), text("b", 1, 1), end("stop", "", 4, 0), end("length", "", 2, 1)):
         answers.add(event)
     assert answers.usage() == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
@@ -97,7 +99,7 @@ def test_usage_counts_the_prompt_once_and_the_answers_together():
 
 def test_the_usage_chunk_comes_last_and_only_when_asked_for():
     """A4: stream_options.include_usage."""
-    answers = wire.Answers(1)
+    answers = Answers(1)
     answers.add(end())
     assert list(wire.closing(REPLY, answers)) == [wire.DONE]
     usage, done = wire.closing(wire.Reply("x", 0, "starter", usage=True), answers)
@@ -107,4 +109,4 @@ def test_the_usage_chunk_comes_last_and_only_when_asked_for():
 def test_an_answer_that_the_server_gave_up_is_an_error_and_not_a_stop():
     """G5: a finish reason is true or there is none."""
     with pytest.raises(EngineFailure, match="cut off"):
-        wire.Answers(1).add(end("cancelled"))
+        Answers(1).add(end("cancelled"))

@@ -17,8 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from playground.config import ROOT, AppConfig, load_config, prepare_process
 from playground.local_inference import LocalInference
-from playground.services.generation import Generation
-from playground.services.models import Models
+from playground.services.assembly import Services
 from tests.conftest import LiveApp
 
 QUIET = (
@@ -49,7 +48,7 @@ def serve() -> Iterator[Callable[..., str]]:
         from playground.ui.app import build, launch_options
 
         config = config or load_config()
-        demo = build(config, Models(engine, config), Generation(engine))
+        demo = build(config, Services.over(engine, config))
         where = {"server_name": "127.0.0.1", "server_port": _free_port()}
         demo.launch(**where, prevent_thread_lock=True, quiet=True, **launch_options(config.upload_limit))
         demos.append(demo)

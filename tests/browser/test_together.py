@@ -13,11 +13,10 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Page, expect
 
 from playground.api import create_app
-from playground.api.gate import Gate
 from playground.config import AppConfig, ModelEntry, load_config
+from playground.gate import Gate
 from playground.local_inference import LocalInference
-from playground.services.generation import Generation
-from playground.services.models import Models
+from playground.services.assembly import Services
 from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, fill, finished, provenance, unhurried, wait_until
 from tests.browser.test_leaving import hard_to_read
 from tests.ui.fake_engine import FakeEngine
@@ -60,7 +59,7 @@ class House:
             "model": model, "messages": [{"role": "user", "content": request["prompt"]}],
             "seed": made["provenance"]["seed"], "max_tokens": settings["max_new_tokens"],
         } | {name: settings[name] for name in names}  # fmt: skip
-        api = Gate(create_app(self.config, Models(self.engine, self.config), Generation(self.engine)))
+        api = Gate(create_app(self.config, Services.over(self.engine, self.config)))
         with TestClient(api, base_url="http://localhost") as client:
             answer = client.post("/v1/chat/completions", json=body)
         text: str = answer.json()["choices"][0]["message"]["content"]

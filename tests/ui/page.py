@@ -8,11 +8,9 @@ from typing import Any
 import gradio as gr
 
 from playground.config import AppConfig
-from playground.services.generation import Generation
-from playground.services.models import Models
+from playground.services.assembly import Services
 from playground.ui import texts
 from playground.ui.playground_tab import PlaygroundTab
-from playground.ui.services import Services
 from playground.ui.topbar import TopBar
 from tests.ui.fake_engine import FakeEngine
 
@@ -21,9 +19,11 @@ class Page:
     """The Playground tab built over ``engine``, and what its handlers send."""
 
     def __init__(self, engine: FakeEngine, config: AppConfig) -> None:
-        models, generation = Models(engine, config), Generation(engine)
-        self.services = Services.over(models, generation, config)
-        self.bar, self.tab = TopBar(models, generation), PlaygroundTab(config, self.services)
+        self.services = Services.over(engine, config)
+        self.bar, self.tab = (
+            TopBar(self.services.models, self.services.generation),
+            PlaygroundTab(config, self.services),
+        )
         with gr.Blocks(analytics_enabled=False) as self.demo:
             self.bar.render()
             self.tab.render()

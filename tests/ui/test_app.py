@@ -11,8 +11,7 @@ import gradio as gr
 import pytest
 
 from playground.config import AppConfig, load_config
-from playground.services.generation import Generation
-from playground.services.models import Models
+from playground.services.assembly import Services
 from playground.types import knobs
 from playground.ui import texts, wiring
 from playground.ui.app import build, launch_options
@@ -47,7 +46,7 @@ def toasts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def test_the_shell_holds_the_tabs_that_work_and_nothing_is_offered_as_gradios_own_api(config):
     """P1: one tab now; programs have the HTTP API, the pages' functions are their own."""
     engine = FakeEngine()
-    demo = build(config, Models(engine, config), Generation(engine))
+    demo = build(config, Services.over(engine, config))
     tabs = [block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)]
     assert tabs == ["Playground", "Text", "Raw"]
     assert {fn.api_visibility for fn in demo.fns.values()} == {"private"}
@@ -71,7 +70,7 @@ async def test_a_file_may_be_dropped_only_as_large_as_adapters_may_be():
 async def test_every_setting_is_a_widget_with_the_bounds_of_its_knob(config):
     """P4, G4: the same bounds everywhere, because they are declared once."""
     panel = Page(FakeEngine(), config).tab.panel
-    assert set(panel.widgets) == set(knobs()) - {"top_logprobs"}
+    assert set(panel.widgets) == set(knobs()) - {"top_logprobs", "logit_bias"}
     for name, widget in panel.widgets.items():
         knob = knobs()[name]
         assert widget.label == knob.label
@@ -268,7 +267,7 @@ async def test_nothing_that_takes_its_time_waits_for_somebody_elses(config):
 async def test_an_open_page_holds_no_connection(config):
     """P3: a browser has six for all of its tabs; one kept by each tab, and a third tab's Stop would not be sent."""
     engine = FakeEngine()
-    demo = build(config, Models(engine, config), Generation(engine))
+    demo = build(config, Services.over(engine, config))
     assert demo.get_config_file()["connect_heartbeat"] is False
 
 

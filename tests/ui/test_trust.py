@@ -17,9 +17,8 @@ import pytest
 
 from playground.config import ROOT, AppConfig, load_config
 from playground.errors import AdapterInvalid, OutOfMemory
+from playground.services.assembly import Services
 from playground.services.exports import MergeComparison
-from playground.services.generation import Generation
-from playground.services.models import Models
 from playground.types import Proof, Status
 from playground.ui import texts, wiring
 from playground.ui.app import build
@@ -384,7 +383,7 @@ async def test_where_others_reach_the_server_there_is_a_sentence_instead(config)
     """P8, S2: neither upload nor export on a shared deployment."""
     shared = dataclasses.replace(config, free_paths=False)
     engine = FakeEngine()
-    demo = build(shared, Models(engine, shared), Generation(engine))
+    demo = build(shared, Services.over(engine, shared))
     ids = {getattr(block, "elem_id", None) for block in demo.blocks.values()}
     assert {"add-refused", "export-refused"} <= ids
     assert not {"adapter-files", "export-adapter", "export-merged", "compare-merged"} & ids

@@ -10,7 +10,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from playground.api.gate import Gate
+from playground.gate import Gate
 from tests.api.conftest import HELLO
 
 LOCAL = [

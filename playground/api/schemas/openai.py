@@ -1,8 +1,4 @@
-"""The shapes of the HTTP API: what may be sent, what comes back.
-
-Bounds and explanations of the settings are taken from `types.knobs()`; a field that this server lacks passes with its
-neutral value and is refused by name with any other, so that nothing that is accepted is ignored.
-"""
+"""The shapes of `/v1`: OpenAI's, with vLLM's further fields and ours."""
 
 from __future__ import annotations
 
@@ -10,12 +6,19 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
 
+from playground.api.schemas.common import (
+    ANYTHING,
+    TEXT_OR_TEXTS,
+    Made,
+    Strict,
+    knob_field,
+    one_or_many,
+    text_of,
+    without_neutral,
+)
 from playground.errors import InvalidRequest
-from playground.types import GenerationSettings, Message, Role, knobs
-
-ANYTHING = object()
+from playground.types import GenerationSettings, Message, Role
 
 # What OpenAI's and vLLM's clients may send although it changes nothing here. Null passes everywhere.
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
@@ -62,51 +65,6 @@ NEUTRAL_IN_MESSAGE: Mapping[str, tuple[object, ...]] = {
 }
 
 
-def without_neutral(data: Any, neutral: Mapping[str, tuple[object, ...]]) -> Any:
-    """``data`` without the fields that we lack. Raises a validation error naming the first that is not neutral."""
-    if not isinstance(data, dict):
-        return data
-    for name, passing in neutral.items():
-        value = data.get(name)
-        if value is not None and value not in passing and ANYTHING not in passing:
-            raise PydanticCustomError(
-                "unsupported", "{field} is not supported by this server. Leave it out.", {"field": name}
-            )
-    return {name: value for name, value in data.items() if name not in neutral}
-
-
-def text_of(content: Any) -> Any:
-    """The text of a message: a text as it is, text parts joined by line breaks, null as nothing.
-
-    Raises a validation error naming the kind of any other part.
-    """
-    if content is None:
-        return ""
-    if not isinstance(content, list):
-        return content
-    return "\n".join(_part_text(part) for part in content)
-
-
-def _part_text(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else part
-    text = part.get("text") if isinstance(part, dict) else None
-    if kind != "text" or not isinstance(text, str):
-        raise PydanticCustomError(
-            "unsupported", "A message part of type {kind} is not supported. Send text parts only.", {"kind": repr(kind)}
-        )
-    return text
-
-
-def _texts(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _knob(setting: str) -> Any:
-    """An optional field with the bounds and the help of one setting."""
-    knob = knobs()[setting]
-    return Field(default=None, ge=knob.low, le=knob.high, description=knob.help)
-
-
 _TEXT_OR_PARTS = {
     "anyOf": [
         {"type": "string"},
@@ -120,13 +78,6 @@ _TEXT_OR_PARTS = {
         },
     ]
 }
-_TEXT_OR_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}], "nullable": True}
-
-
-class Strict(BaseModel):
-    """No conversions between types, no NaN, and no field that is not declared."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class ChatMessage(Strict):
@@ -177,21 +128,21 @@ class ChatCompletionRequest(Strict):
         description="A name from `GET /v1/models`: a base (`starter`) or `base:adapter` (`starter:pirate`)."
     )
     messages: list[ChatMessage] = Field(min_length=1, description="The conversation so far, oldest turn first.")
-    temperature: float | None = _knob("temperature")
-    top_p: float | None = _knob("top_p")
-    top_k: int | None = _knob("top_k")
-    min_p: float | None = _knob("min_p")
-    max_tokens: int | None = _knob("max_new_tokens")
-    max_completion_tokens: int | None = _knob("max_new_tokens")
-    repetition_penalty: float | None = _knob("repetition_penalty")
-    presence_penalty: float | None = _knob("presence_penalty")
-    frequency_penalty: float | None = _knob("frequency_penalty")
-    stop: Annotated[list[str] | None, BeforeValidator(_texts), WithJsonSchema(_TEXT_OR_TEXTS)] = _knob("stop")
-    seed: int | None = _knob("seed")
-    n: int | None = _knob("num_return_sequences")
+    temperature: float | None = knob_field("temperature")
+    top_p: float | None = knob_field("top_p")
+    top_k: int | None = knob_field("top_k")
+    min_p: float | None = knob_field("min_p")
+    max_tokens: int | None = knob_field("max_new_tokens")
+    max_completion_tokens: int | None = knob_field("max_new_tokens")
+    repetition_penalty: float | None = knob_field("repetition_penalty")
+    presence_penalty: float | None = knob_field("presence_penalty")
+    frequency_penalty: float | None = knob_field("frequency_penalty")
+    stop: Annotated[list[str] | None, BeforeValidator(one_or_many), WithJsonSchema(TEXT_OR_TEXTS)] = knob_field("stop")
+    seed: int | None = knob_field("seed")
+    n: int | None = knob_field("num_return_sequences")
     logprobs: bool | None = Field(default=None, description="Report the log-probability of each token of the answer.")
-    top_logprobs: int | None = _knob("top_logprobs")
-    reproducible: bool | None = _knob("reproducible")
+    top_logprobs: int | None = knob_field("top_logprobs")
+    reproducible: bool | None = knob_field("reproducible")
     stream: bool | None = Field(default=None, description="Send the answer as server-sent events while it is written.")
     stream_options: StreamOptions | None = Field(default=None, description="Only together with `stream`.")
     chat_template_kwargs: dict[str, Any] | None = Field(
@@ -285,26 +236,6 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class Made(BaseModel):
-    """What really made an answer: enough to make it again."""
-
-    base: str = Field(description="The hub id, or the folder's name.")
-    revision: str = Field(description="The hub's commit; empty for a local folder.")
-    adapters: list[tuple[str, str, float]] = Field(description="Name, SHA-256 of the files, and strength of each.")
-    quantization: str
-    dtype: str
-    device: str
-    template: str
-    settings: dict[str, Any]
-    seed: int = Field(description="The seed that was used, also when none was sent.")
-    versions: dict[str, str]
-    base_hash: str = Field(description="Identifies the base's files, wherever they lie.")
-    template_hash: str = Field(description="SHA-256 of the chat template; empty where none was applied.")
-    exact: bool = Field(
-        description="True where the same request gives the same tokens whatever else runs: float32, or `reproducible`."
-    )
-
-
 class ChatCompletion(BaseModel):
     """The answers to one request. `notices` is there when, say, old turns had to be left out.
 
@@ -339,30 +270,3 @@ class ModelList(BaseModel):
 
     object: Literal["list"]
     data: list[ServedModel]
-
-
-class Problem(BaseModel):
-    """What went wrong, in a sentence that says what to do next; `code` is stable."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class Failure(BaseModel):
-    """Every error of the API has this shape."""
-
-    error: Problem
-
-
-class HealthReport(BaseModel):
-    """Whether the server is well, and what it is doing."""
-
-    status: Literal["healthy"]
-    models_loaded: int = Field(description="How many base models are in memory.")
-    available_models: list[str]
-    version: str
-    device: str = Field(description="Where the models run; `auto` until the first one is loaded.")
-    uptime_seconds: float
-    queue_depth: int = Field(description="Requests waiting for their turn.")

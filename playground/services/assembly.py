@@ -1,0 +1,54 @@
+"""The services, put together over one engine, for whoever shows them: pages, HTTP, command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from playground.config import AppConfig
+from playground.local_inference import LocalInference
+from playground.services.entries import Entries
+from playground.services.exports import Exports
+from playground.services.generation import Generation
+from playground.services.jobs import Jobs
+from playground.services.limits import Limits
+from playground.services.meters import Meters
+from playground.services.models import Models
+from playground.services.names import Names
+from playground.services.replay import Replay
+from playground.services.uploads import Uploads
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that a surface may ask for."""
+
+    models: Models
+    names: Names
+    entries: Entries
+    generation: Generation
+    limits: Limits
+    meters: Meters
+    jobs: Jobs
+    replay: Replay
+    exports: Exports
+    uploads: Uploads
+
+    @classmethod
+    def over(cls, engine: LocalInference, config: AppConfig) -> Services:
+        """All of them over ``engine``."""
+        models = Models(engine, config)
+        names = Names(models)
+        meters = Meters()
+        generation = Generation(engine, config, meters)
+        return cls(
+            models=models,
+            names=names,
+            entries=Entries(models, names),
+            generation=generation,
+            limits=Limits(config),
+            meters=meters,
+            jobs=Jobs(generation, config.data_dir / "jobs"),
+            replay=Replay(generation, models),
+            exports=Exports(models, config),
+            uploads=Uploads(config),
+        )

@@ -1,0 +1,72 @@
+"""What a program calls a model: ``base``, ``base:adapter``, or ``base:adapter@0.5`` for another strength than as trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from playground.errors import InvalidRequest, ModelNotFound
+from playground.services.models import Models
+from playground.types import ModelSpec
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name stands for: ``base`` and ``adapter`` as `Models.spec` takes them, and the adapter's strength."""
+
+    base: str
+    adapter: str | None = None
+    scale: float = 1.0
+
+
+class Names:
+    """The names of what is offered and of what is in memory. An unknown name is an error, never the base."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def all(self, broken: bool = False) -> dict[str, Named]:
+        """Name → what it stands for, without strengths; ``broken`` adapters only when asked for."""
+        names: dict[str, Named] = {}
+        offered = self._models.offered()
+        for model in offered:
+            names[model.name] = Named(model.name)
+            for adapter in model.adapters:
+                if broken or not adapter.problems:
+                    names[f"{model.name}:{adapter.name}"] = Named(model.name, adapter.name)
+        for resident in self._models.loaded():
+            if resident.base not in {model.path for model in offered}:
+                names.setdefault(resident.base, Named(resident.base))
+        return names
+
+    def resolve(self, name: str) -> Named:
+        """What ``name`` stands for. Raises `ModelNotFound`, and `InvalidRequest` for a strength without an adapter.
+
+        A broken adapter's name is known, so that asking for it says what is wrong with it.
+        """
+        names = self.all(broken=True)
+        if name in names:
+            return names[name]
+        known, at, strength = name.rpartition("@")
+        if at and known in names:
+            return _at_strength(name, names[known], strength)
+        raise ModelNotFound(f"There is no model {name!r}.", f"Models: {', '.join(names)}.")
+
+    def spec(self, name: str) -> ModelSpec:
+        """The `ModelSpec` for ``name``. Raises what `resolve` and `Models.spec` raise."""
+        named = self.resolve(name)
+        return self._models.spec(named.base, named.adapter, named.scale)
+
+
+def _at_strength(name: str, named: Named, strength: str) -> Named:
+    try:
+        scale = float(strength)
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise ModelNotFound(
+            f"There is no model {name!r}: {strength!r} is no strength.", "Write it as base:adapter@0.5."
+        )
+    if named.adapter is None:
+        raise InvalidRequest(f"{name!r} names a strength, but no adapter.", "Write it as base:adapter@0.5.")
+    return Named(named.base, named.adapter, scale)
