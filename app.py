@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from playground.types import DTYPES, QUANTIZATIONS
 
 if TYPE_CHECKING:
     import gradio as gr
+    from fastapi import FastAPI, Request
+    from starlette.types import ASGIApp
 
     from playground.local_inference import LocalInference
     from playground.services.assembly import Services
@@ -41,13 +44,19 @@ class Playground:
     demo: gr.Blocks
 
     def serve(self) -> int:
-        """Listen until SIGTERM or Ctrl+C, then stop the engine and the server. Returns the exit code.
+        """Listen until SIGTERM or Ctrl+C, then let answers finish and stop. Returns the exit code.
 
-        Raises `ConfigError` when somebody else took the port meanwhile.
+        The second signal ends the process at once. Raises `ConfigError` when somebody else took the port meanwhile.
         """
         stop = threading.Event()
+
+        def asked_to_stop(number: int, _: object) -> None:
+            if stop.is_set():
+                os._exit(128 + number)
+            stop.set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, asked_to_stop)
         config = self.config
         host = f"[{config.host}]" if ":" in config.host and "[" not in config.host else config.host  # IPv6
         try:
@@ -55,21 +64,19 @@ class Playground:
         except OSError as error:
             raise ConfigError(f"Cannot listen on {host}, port {config.port}.", "Choose another with --port.") from error
         print(f"Adapter Playground is running on {self.demo.local_url} (stop it with Ctrl+C)", flush=True)
-        if config.preload:
-            threading.Thread(target=self.preload, name="preload", daemon=True).start()
+        self.services.jobs.start()
+        self.services.preload.start()
         stop.wait()
         self.close()
         return 0
 
-    def preload(self) -> None:
-        """Load the first model on offer; a failure is one sentence on stderr, not the end of the server."""
-        try:
-            self.engine.load(self.services.models.spec(next(iter(self.config.models))))
-        except PlaygroundError as error:
-            print(f"Preloading failed: {error}", file=sys.stderr)
-
     def close(self) -> None:
-        """Stop what is being generated and the server; if a download or a load holds on, leave it behind."""
+        """Let what is being answered finish for ``config.drain`` seconds, then cancel it and stop the server.
+
+        Jobs go on at the next start. If a download or a load holds on, it is left behind.
+        """
+        self.services.jobs.close()
+        self.services.generation.drain(self.config.drain)
         last_word = threading.Timer(LAST_WORD_S, os._exit, (0,))
         last_word.daemon = True
         last_word.start()
@@ -78,11 +85,16 @@ class Playground:
 
 
 def compose(config: AppConfig) -> Playground:
-    """Put the program together: nothing is loaded and no port is opened yet."""
-    from starlette.middleware import Middleware
+    """Put the program together: nothing is loaded and no port is opened yet.
+
+    Raises `ConfigError` when something that the configuration names cannot be used.
+    """
+    from playground.gate import Gate, Identity, journal
+
+    identity = Identity(config)  # before what takes longer: this may refuse
+    journal.switch(config.access_log)
 
     from playground.api import create_app
-    from playground.gate import Gate
     from playground.local_inference import LocalInference
     from playground.services.assembly import Services
     from playground.ui.app import build, launch_options
@@ -95,23 +107,45 @@ def compose(config: AppConfig) -> Playground:
     )
     services = Services.over(engine, config)
     api = create_app(config, services)
-    demo = build(config, services)
+    demo = build(config, services, may_sign_in=identity.offers_login)
     demo.queue(max_size=WAITING_AT_MOST, default_concurrency_limit=AT_ONCE)
-    gate = Middleware(Gate, api=api, bound_to=config.host, frame_ancestors=frame_ancestors())
+    gate = functools.partial(Gate, api=api, config=config, identity=identity, frame_ancestors=frame_ancestors())
     look = launch_options(upload_bytes=config.upload_limit if config.free_paths else 0)
     demo.launch = functools.partial(demo.launch, **look | server_options(gate))  # whoever launches it
     return Playground(config, engine, services, demo)
 
 
-def server_options(gate: Any) -> dict[str, Any]:
-    """What every launch of the page is given, wherever it runs."""
+def server_options(gate: Callable[[ASGIApp], ASGIApp]) -> dict[str, Any]:
+    """What every launch of the page is given, wherever it runs: its own way of logging in is not used."""
     return {
         "ssr_mode": False,
         "run_history": False,
         "max_threads": AT_ONCE,
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": [gate]},
+        "auth_dependency": visitor,
+        "app_kwargs": {"lifespan": behind(gate)},
     }
+
+
+def behind(gate: Callable[[ASGIApp], ASGIApp]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """A lifespan that puts the whole server behind ``gate`` before the first request comes in.
+
+    Middleware that Gradio is given stands behind Gradio's own, which answers other sites' preflights by itself.
+    """
+
+    @asynccontextmanager
+    async def lifespan(server: FastAPI) -> AsyncIterator[None]:
+        assert server.middleware_stack is not None  # what this is called through
+        server.middleware_stack = gate(server.middleware_stack)
+        yield
+
+    return lifespan
+
+
+def visitor(request: Request) -> str | None:
+    """Who asks, as Gradio's handlers see it (`gr.Request.username`); nobody comes in who has not come by the gate."""
+    caller = request.scope.get("state", {}).get("caller")
+    return str(caller.id) if caller else None
 
 
 def frame_ancestors() -> str:
@@ -119,12 +153,18 @@ def frame_ancestors() -> str:
     return "'self' https://huggingface.co" if os.environ.get("SPACE_ID") else "'self'"
 
 
-def open_to_others(host: str) -> str:
+def open_to_others(config: AppConfig) -> str:
     """What to say when the address is not loopback."""
-    return (
-        f"WARNING: listening on {host}: everybody who can reach this machine can use the models, without a password. "
-        "Folders and hub ids that the configuration does not offer are refused."
-    )
+    if config.needs_login:
+        who = "pages and API are for those who log in or have a key"
+        return (
+            f"Listening on {config.host}: {who}. Passwords travel as they are unless something in front speaks https."
+        )
+    warning = f"WARNING: listening on {config.host}: everybody who can reach this machine can use"
+    offered = "Folders and hub ids that the configuration does not offer are refused."
+    if config.api_keys:
+        return f"{warning} the pages, without a password (--auth USER:PASS); the API wants a key. {offered}"
+    return f"{warning} the models, without a password (--auth USER:PASS) or a key (--api-key). {offered}"
 
 
 def free_port(host: str, port: int) -> int:
@@ -146,7 +186,8 @@ def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(
         prog="app.py",
         description="Chat with a base model and its LoRA adapters side by side.",
-        epilog="Every option can also be set as PLAYGROUND_NAME (PLAYGROUND_MODEL and PLAYGROUND_ADAPTER take commas).",
+        epilog="Every option can also be set as PLAYGROUND_NAME; those that repeat take commas there. Keys and passwords "
+        "belong there, or into the file of --config: everybody on this machine can read a running program's arguments.",
     )
     parser.add_argument("--host", help="address to listen on (127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, help="port to listen on (7860; 0 takes any free one); PORT is read too")
@@ -154,6 +195,21 @@ def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--config", help="configuration file (configs/playground.toml)")
     parser.add_argument("--model", action="append", metavar="ID", help="hub id or folder to offer as well; repeats")
     parser.add_argument("--adapter", action="append", metavar="PATH", help="adapter folder to offer as well; repeats")
+    parser.add_argument(
+        "--auth", action="append", metavar="USER:PASS", help="let only people in who log in; repeats (PLAYGROUND_AUTH)"
+    )
+    parser.add_argument(
+        "--api-key",
+        action="append",
+        metavar="KEY",
+        help="let only programs in that send it; repeats (PLAYGROUND_API_KEY)",
+    )
+    parser.add_argument(
+        "--admin-key", metavar="KEY", help="who has it may load, swap and unload models (PLAYGROUND_ADMIN_KEY)"
+    )
+    parser.add_argument(
+        "--allow-origin", action="append", metavar="URL", help="site whose pages may call the API; repeats"
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--quantization", choices=QUANTIZATIONS)
@@ -172,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(overrides=arguments(argv))
         config = replace(config, port=free_port(config.host, config.port))
         if not is_loopback(config.host):
-            print(open_to_others(config.host), file=sys.stderr)
+            print(open_to_others(config), file=sys.stderr)
         return compose(config).serve()
     except PlaygroundError as error:
         print(f"app.py: {error}", file=sys.stderr)
@@ -190,7 +246,10 @@ def leave(code: int) -> None:
 
 @functools.cache
 def _demo() -> gr.Blocks:
-    return compose(load_config(overrides=environment_overrides())).demo
+    playground = compose(load_config(overrides=environment_overrides()))
+    playground.services.jobs.start()
+    playground.services.preload.start()
+    return playground.demo
 
 
 def __getattr__(name: str) -> Any:

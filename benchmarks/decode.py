@@ -29,7 +29,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the app sets it, before torch is imported
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)  # not this folder, whose http.py would hide the standard library's
 
 import torch  # noqa: E402
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
@@ -76,17 +76,22 @@ def models(shape: str) -> Iterator[tuple[Path, list[Path]]]:
         yield STARTER, BUNDLED
         return
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "base"
-        AutoTokenizer.from_pretrained(STARTER).save_pretrained(base)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **QWEN), dtype=torch.bfloat16)
-        model.save_pretrained(base)
-        adapters = []
-        for at in range(3):
-            tuned = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False))
-            tuned.save_pretrained(Path(folder) / f"adapter{at}")
-            adapters.append(Path(folder) / f"adapter{at}")
-            model = tuned.unload()
-        yield base, adapters
+        yield random_models(Path(folder))
+
+
+def random_models(folder: Path) -> tuple[Path, list[Path]]:
+    """A base and three adapters of the 0.5B shape with random weights, written into ``folder``."""
+    base = folder / "base"
+    AutoTokenizer.from_pretrained(STARTER).save_pretrained(base)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **QWEN), dtype=torch.bfloat16)
+    model.save_pretrained(base)
+    adapters = []
+    for at in range(3):
+        tuned = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False))
+        tuned.save_pretrained(folder / f"adapter{at}")
+        adapters.append(folder / f"adapter{at}")
+        model = tuned.unload()
+    return base, adapters
 
 
 def compare(base: Path, adapters: list[Path], options: argparse.Namespace) -> None:

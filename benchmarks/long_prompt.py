@@ -11,13 +11,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 import threading
 import time
+from pathlib import Path
 
-import decode
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # not this folder, whose http.py would hide the standard library's
 
-from playground.local_inference import LocalInference
-from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, ModelSpec
+from benchmarks import decode  # noqa: E402
+from playground.local_inference import LocalInference  # noqa: E402
+from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, ModelSpec  # noqa: E402
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the app sets it, before torch is imported
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)  # not this folder, whose http.py would hide the standard library's
 
 PROMPT = "Write a story about a number."
 
@@ -69,8 +69,9 @@ def main() -> None:
     options.dtype = options.dtype or ("float32" if options.shape == "starter" else "bfloat16")
 
     import torch
-    from decode import models  # beside this file
     from transformers.utils import logging
+
+    from benchmarks.decode import models
 
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()

@@ -290,6 +290,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         option: dict[str, Any] = {"dest": name, "default": None, "help": knob.help.replace("%", "%%")}
         if isinstance(default, bool):
             option["action"] = "store_true"
+        elif name == "logit_bias":
+            option |= {"action": "append", "metavar": "ID=BIAS", "type": _bias}
         elif isinstance(default, tuple):
             option |= {"action": "append", "metavar": "TEXT"}
         elif name == "strategy":
@@ -297,6 +299,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         else:
             option["type"] = int if default is None else _KINDS[type(default)]
         group.add_argument(f"--{name.replace('_', '-')}", **option)
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """``text``, ID=BIAS, as a pair. Raises `argparse.ArgumentTypeError`."""
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no token id and bias, such as 42=-100") from error
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:

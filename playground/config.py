@@ -25,7 +25,7 @@ _SERVER_KEYS = {
     "rate_limit", "login_limit", "at_once", "deadline", "drain", "answer_cache", "content_filter", "access_log",
     "session_hours", "metrics",
 }  # fmt: skip
-_RATE = re.compile(r"(?:off|\d+ ?(?:/|per) ?\d* ?(?:second|minute|hour|day)s?)")
+_RATE = re.compile(r"(?:off|[1-9]\d{0,8} ?(?:/|per) ?(?:[1-9]\d{0,4})? ?(?:second|minute|hour|day)s?)")
 _MOST_CACHED = 1000
 _SHORTEST_KEY = 8
 _UNITS = {"": 1, "%": 0.01, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -186,10 +186,10 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         allow_pickle=_flag("allow_pickle", merged.get("allow_pickle", False)),
         auth=_passwords(merged.get("auth", ())),
         api_keys=_secrets("api_key", merged.get("api_key", ())),
-        admin_key="".join(_secrets("admin_key", merged.get("admin_key") or ())),
+        admin_key=_secret("admin_key", merged.get("admin_key", "")),
         oauth_users=_list("oauth_users", merged.get("oauth_users", ())),
         allow_origins=_origins(merged.get("allow_origin", ())),
-        allow_hosts=_list("allow_host", merged.get("allow_host", ())),
+        allow_hosts=_hosts(merged.get("allow_host", ())),
         session_hours=_positive("session_hours", merged.get("session_hours", AppConfig.session_hours)),
         login_limit=_rate("login_limit", merged.get("login_limit", AppConfig.login_limit)),
         rate_limit=_rate("rate_limit", merged.get("rate_limit", "10 per minute" if shared else "off")),
@@ -197,7 +197,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         deadline=_seconds("deadline", merged.get("deadline", 600 if shared else 0)),
         drain=_seconds("drain", merged.get("drain", AppConfig.drain)),
         answer_cache=_count("answer_cache", merged.get("answer_cache", 0), _MOST_CACHED),
-        content_filter=str(merged.get("content_filter", "")),
+        content_filter=_text("content_filter", merged.get("content_filter", "")),
         access_log=_flag("access_log", merged.get("access_log", shared)),
         metrics=_flag("metrics", merged.get("metrics", True)),
         presets=_presets(ROOT / "configs" / "presets.toml"),
@@ -206,8 +206,11 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
 
 
 def environment_overrides(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """`PLAYGROUND_HOST`, `PLAYGROUND_PORT` (or `PORT`), … as overrides for `load_config`; lists are split at commas."""
-    found: dict[str, Any] = {}
+    """`PLAYGROUND_HOST`, `PLAYGROUND_PORT` (or `PORT`), … as overrides for `load_config`; lists are split at commas.
+
+    A Space (`SPACE_ID`) is reached from everywhere, so there all addresses are listened on unless a host is named.
+    """
+    found: dict[str, Any] = {"host": "0.0.0.0"} if environ.get("SPACE_ID") else {}
     if "PORT" in environ:
         found["port"] = environ["PORT"]
     for key in (
@@ -424,9 +427,15 @@ def _rate(key: str, value: Any) -> str:
     return text
 
 
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} is {value!r}.", "It must be a text.")
+    return value.strip()
+
+
 def _list(key: str, value: Any) -> tuple[str, ...]:
-    found = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(one, str) and one.strip() for one in found):
+    found = (value,) if isinstance(value, str) else value
+    if not isinstance(found, (list, tuple)) or not all(isinstance(one, str) and one.strip() for one in found):
         raise ConfigError(f"{key} holds something that is no text.", 'Write it as ["one", "other"].')
     return tuple(one.strip() for one in found)
 
@@ -442,25 +451,58 @@ def _secrets(key: str, value: Any) -> tuple[str, ...]:
     return found
 
 
+def _secret(key: str, value: Any) -> str:
+    """One key; "" for none."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} is no text.", "There is one, written in quotes.")
+    return _secrets(key, value)[0] if value.strip() else ""
+
+
 def _passwords(value: Any) -> Mapping[str, str]:
-    """ "USER:PASS" each, or a table of them."""
+    """ "USER:PASS" each, or a table of them; what is wrong with one is told without showing it."""
     if isinstance(value, Mapping):
-        value = [f"{name}:{password}" for name, password in value.items()]
-    pairs = [one.partition(":") for one in _list("auth", value)]
-    if any(not name.strip() or not password for name, _, password in pairs):
-        raise ConfigError("auth has an entry without a user or a password.", "Write each as USER:PASS.")
-    return {name.strip(): password for name, _, password in pairs}
+        pairs = [(name, password if isinstance(password, str) else "") for name, password in value.items()]
+    else:
+        pairs = [(name, password) for name, _, password in (one.partition(":") for one in _list("auth", value))]
+    if any(not name.strip() or ":" in name or not password for name, password in pairs):
+        raise ConfigError(
+            "auth has an entry without a user or a password.",
+            "Write each as USER:PASS; a password with a comma goes into the configuration file.",
+        )
+    found = {name.strip(): password for name, password in pairs}
+    if len(found) < len(pairs):
+        raise ConfigError("auth names a user twice.", "Give each user one password.")
+    return found
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    """Names as they stand in a Host header, without a port."""
+    found = tuple(host.lower() for host in _list("allow_host", value))
+    for host in found:
+        if "/" in host or "*" in host or any(map(str.isspace, host)):
+            raise ConfigError(f"allow_host is {host!r}.", "Write the bare name, such as playground.example.org.")
+    return found
 
 
 def _origins(value: Any) -> tuple[str, ...]:
     found = tuple(origin.rstrip("/").lower() for origin in _list("allow_origin", value))
     for origin in found:
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or "*" in origin or "@" in origin:
+        if not _is_origin(origin):
             raise ConfigError(
-                f"allow_origin is {origin!r}.", "Write the site as https://example.org, with its port if it has one."
+                f"allow_origin is {origin.rpartition('@')[2]!r}.",
+                "Write the site as https://example.org, with its port if it has one.",
             )
     return found
+
+
+def _is_origin(text: str) -> bool:
+    """Whether ``text`` is a site as browsers name it in the Origin header."""
+    try:
+        parts = urlsplit(text)
+        whole = parts.hostname and f"{parts.scheme}://{parts.netloc}" == text and (parts.port or 1) > 0
+    except ValueError:  # an address in brackets that is none, or a port that is no number
+        return False
+    return bool(whole) and parts.scheme in ("http", "https") and not set(text) & set("*@ ")
 
 
 def _port(value: Any) -> int:

@@ -69,6 +69,12 @@ class AdapterInvalid(PlaygroundError):
     code = "adapter_invalid"
 
 
+class AdapterUnknown(AdapterInvalid):
+    """There is no adapter of that name or path."""
+
+    code = "adapter_not_found"
+
+
 class OutOfMemory(PlaygroundError):
     """The device has no room for the model or for this request."""
 
@@ -123,6 +129,12 @@ class ShuttingDown(PlaygroundError):
     """The server finishes what it has begun and takes nothing more."""
 
     code = "shutting_down"
+
+
+class JobsUnavailable(PlaygroundError):
+    """Jobs cannot be kept or run by this process: another one has them, or the disk is full."""
+
+    code = "jobs_unavailable"
 
 
 class EngineFailure(PlaygroundError):

@@ -29,6 +29,9 @@ QUANTIZATIONS: tuple[Quantization, ...] = ("auto", "none", "int8", "int4", "nf4"
 DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16", "float16")
 SEED_LIMIT = 2**63 - 1
 SCALE_LIMIT = 100.0
+BIAS_LIMIT = 100.0
+TOKEN_ID_LIMIT = 2**31 - 1
+MOST_BIASES = 1024
 # What transformers' apply_chat_template takes for itself; a request may only speak to the template.
 RESERVED_TEMPLATE_KWARGS = frozenset({
     "conversation", "messages", "tokenize", "add_generation_prompt", "chat_template", "tools", "documents",
@@ -59,6 +62,9 @@ def _knob(default: Any, label: str, help: str, low: float | None = None, high: f
 @dataclass(frozen=True)
 class GenerationSettings:
     """Every knob of one generation, with its bounds, step and help declared once, on the field.
+
+    ``logit_bias`` may come as a mapping, or as a list of pairs. It changes what is chosen, never what is reported: the
+    log-probabilities of tokens stay the raw model's.
 
     Raises `InvalidRequest` when a value is outside its bounds: never a silent clamp.
     """
@@ -156,6 +162,7 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _stop_sequences(self.stop))
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         for name, knob in knobs().items():
             value = getattr(self, name)
             _check_kind(name, value, self.__dataclass_fields__[name].default)
@@ -202,6 +209,41 @@ def _stop_sequences(value: Any) -> tuple[str, ...]:
     return tuple(item for item in items if item)
 
 
+def _biases(value: Any) -> tuple[tuple[int, float], ...]:
+    """``value``, a mapping or pairs of token id and bias, as pairs; each id once, and each bias a number in its bounds."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, (list, tuple)):
+        raise InvalidRequest(f"logit_bias is {_shown(value)}.", "It must be pairs of a token id and a bias.")
+    if len(pairs) > MOST_BIASES:
+        raise InvalidRequest(f"logit_bias names {len(pairs):,} tokens.", f"It may name {MOST_BIASES:,} at most.")
+    found: dict[int, float] = {}
+    for pair in pairs:
+        token, bias = _bias(pair)
+        if token in found:
+            raise InvalidRequest(f"logit_bias names token {token} twice.", "Give each token one bias.")
+        found[token] = bias
+    return tuple(found.items())
+
+
+def _bias(pair: Any) -> tuple[int, float]:
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        raise InvalidRequest(f"logit_bias holds {_shown(pair)}.", "It must be pairs of a token id and a bias.")
+    token, bias = pair
+    _check_token_id("logit_bias", token)
+    if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not abs(bias) <= BIAS_LIMIT:  # NaN neither
+        limit = f"It must be a number between −{BIAS_LIMIT:g} and {BIAS_LIMIT:g}."
+        raise InvalidRequest(f"logit_bias for token {token} is {_shown(bias)}.", limit)
+    return token, float(bias)
+
+
+def _check_token_id(where: str, token: Any) -> None:
+    """Refuse what can be no token of any model; which ids a model has is known where it is loaded."""
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= TOKEN_ID_LIMIT:
+        raise InvalidRequest(
+            f"{where} holds {_shown(token)}, which is no token id.", "Token ids are whole numbers from 0 on."
+        )
+
+
 def _check_kind(name: str, value: Any, default: Any) -> None:
     """Refuse a value of the wrong type: ints pass for floats, None only for the seed, a bool never for a number."""
     if value is None and name == "seed":
@@ -221,7 +263,7 @@ def _shown(value: Any) -> str:
 
 
 def _kind_name(kind: type) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", tuple: "a list of texts"}
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", tuple: "a list"}
     return names[kind]
 
 
@@ -290,11 +332,12 @@ class Message:
 class GenerationRequest:
     """One thing to generate: what to run, on which text, with which settings.
 
-    Give ``prompt`` (one user turn, or the text itself under the raw template), ``messages``, or ``prompt_ids`` (token ids,
-    which the model reads as they are; only under the raw template). A system message in
-    ``messages`` wins over ``settings.system_prompt``. ``prefill`` starts the assistant's reply and is not repeated in the
-    answer. ``chat_template_kwargs`` reach the model's own template (``enable_thinking`` and the like). ``user`` tells people
-    apart where requests wait in line: they take turns, however many requests one of them sends.
+    Give one of ``prompt`` (a user turn, or the text itself under the raw template), ``messages``, and ``prompt_ids`` (token
+    ids, which the model reads as they are, without a BOS before them; only under the raw template, and without a system
+    prompt or prefill). A system message in ``messages`` wins over ``settings.system_prompt``. ``prefill`` starts the
+    assistant's reply and is not repeated in the answer. ``chat_template_kwargs`` reach the model's own template
+    (``enable_thinking`` and the like). ``user`` tells people apart where requests wait in line: they take turns, however
+    many requests one of them sends.
     """
 
     spec: ModelSpec
@@ -310,8 +353,8 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
             raise InvalidRequest(f"Unknown template {self.template!r}.", f"Use one of {', '.join(TEMPLATES)}.")
-        if self.prompt is not None and self.messages:
-            raise InvalidRequest("Both a prompt and messages were given.", "Send one of them.")
+        object.__setattr__(self, "prompt_ids", _token_ids(self.prompt_ids))
+        self._check_one_prompt()
         taken = RESERVED_TEMPLATE_KWARGS.intersection(self.chat_template_kwargs)
         if taken:
             raise InvalidRequest(
@@ -319,10 +362,37 @@ class GenerationRequest:
                 "Send only what the model's own template reads, such as enable_thinking.",
             )
         texts = [self.prompt or ""] if not self.messages else [m.content for m in self.messages if m.role != "system"]
-        if not any(text.strip() for text in texts):
+        if not self.prompt_ids and not any(text.strip() for text in texts):
             raise InvalidRequest("The prompt is empty.", "Write something, or pick an example.")
         for text in (*texts, self.settings.system_prompt, self.prefill, *self.settings.stop):
             _check_encodable(text)
+
+    def _check_one_prompt(self) -> None:
+        """Refuse two prompts, and beside token ids all that would have to be put into words before they are ids."""
+        given = (self.prompt is not None, bool(self.messages), bool(self.prompt_ids))
+        found = [name for name, there in zip(("a prompt", "messages", "prompt_ids"), given, strict=True) if there]
+        if len(found) > 1:
+            raise InvalidRequest(f"Both {' and '.join(found)} were given.", "Send one of them.")
+        if not self.prompt_ids:
+            return
+        if self.template != "raw":
+            raise InvalidRequest(
+                f"prompt_ids were given under the {self.template} template, which is made of texts.",
+                "Use the raw template with token ids, or send a prompt.",
+            )
+        beside = {"a system prompt": self.settings.system_prompt.strip(), "a prefill": self.prefill}
+        for name in (name for name, text in beside.items() if text):
+            raise InvalidRequest(
+                f"prompt_ids were given with {name}, which is a text.", "Put its token ids among the prompt's."
+            )
+
+
+def _token_ids(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise InvalidRequest(f"prompt_ids is {_shown(value)}.", "It must be a list of token ids.")
+    for token in value:
+        _check_token_id("prompt_ids", token)
+    return tuple(value)
 
 
 def _check_encodable(text: str) -> None:
@@ -437,6 +507,7 @@ class GenerationEvent:
     sentence for the person (turns dropped, window reached). Exactly one event for each ``index`` carries
     ``finish_reason``, and the stream's last event is one of them. ``provenance`` comes before the first token, and again
     with the finish reason. ``cached`` says that the answer was made earlier, for the same request of the same weights.
+    ``end`` is the token that ended the answer where one did; it counts, and is no part of the text or of ``tokens``.
     """
 
     status: Status
@@ -448,6 +519,7 @@ class GenerationEvent:
     finish_reason: FinishReason | None = None
     provenance: Provenance | None = None
     cached: bool = False
+    end: Token | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +26,7 @@ from tests.conftest import ROOT, started_app
 
 OPTIONS = (
     "host", "port", "data-dir", "config", "model", "adapter", "device", "dtype", "quantization", "memory-budget",
-    "keep-alive", "preload",
+    "keep-alive", "preload", "auth", "api-key", "admin-key", "allow-origin",
 )  # fmt: skip
 FIRST_PAGE = """
 import json, socket, sys
@@ -52,6 +55,28 @@ report = {
     "heavy": [name for name in ("torch", "transformers", "peft", "bitsandbytes", "datasets") if name in sys.modules],
     "strangers": strangers,
 }
+
+import functools, pathlib
+import gradio as gr
+from playground.config import AppConfig
+from playground.gate import Gate
+from tests.gate.house import half, told
+def who(request: gr.Request):
+    return f"{request.username} and {told(request.request.scope)['id']}"
+with gr.Blocks(analytics_enabled=False) as demo:
+    gr.Button().click(who, None, gr.Textbox(), api_name="who")
+config = AppConfig(data_dir=pathlib.Path(sys.argv[1]), auth={"anna": "sesame"})
+gate = functools.partial(Gate, api=half("api"), config=config)
+port = app.free_port("127.0.0.1", 0)
+where = {"server_name": "127.0.0.1", "server_port": port, "prevent_thread_lock": True, "quiet": True}
+demo.launch(**where, **app.server_options(gate))
+with httpx.Client(base_url=demo.local_url) as browser:
+    join = functools.partial(browser.post, "gradio_api/call/who", json={"data": []})
+    strange = [browser.get("config").status_code, join().status_code]
+    signed_in = browser.post("login", data={"name": "anna", "password": "sesame"}).status_code
+    told = browser.get("gradio_api/call/who/" + join().json()["event_id"]).text
+    also = browser.get("v1/models").json()["id"], browser.get("gradio_api/user").json()
+report["callers"] = {"stranger": strange, "signed_in": signed_in, "queue": "user anna and user anna" in told, "also": also}
 print(json.dumps(report), flush=True)
 os._exit(0)
 """
@@ -95,6 +120,10 @@ def test_every_option_is_an_environment_variable_too(tmp_path):
         "memory-budget": "8 GB",
         "keep-alive": "600",
         "preload": "1",
+        "auth": "anna:sesame,ben:open",
+        "api-key": "sk-the-first,sk-the-second",
+        "admin-key": "sk-of-the-admin",
+        "allow-origin": "https://a.example,http://b.example:8080",
     }
     assert set(values) == set(OPTIONS)
     environ = {f"PLAYGROUND_{name.upper().replace('-', '_')}": value for name, value in values.items()}
@@ -104,6 +133,9 @@ def test_every_option_is_an_environment_variable_too(tmp_path):
     assert (config.memory_budget, config.keep_alive) == (8e9, 600)
     assert list(config.models)[-2:] == ["org/a", "org/b"]
     assert config.adapters == (str(tmp_path),)
+    assert (config.auth, config.admin_key) == ({"anna": "sesame", "ben": "open"}, "sk-of-the-admin")
+    assert config.api_keys == ("sk-the-first", "sk-the-second")
+    assert config.allow_origins == ("https://a.example", "http://b.example:8080")
     assert load_config(overrides=environment_overrides({"PORT": "7002"})).port == 7002
 
 
@@ -122,11 +154,38 @@ def test_the_command_line_wins_over_the_environment(monkeypatch):
     assert "preload" not in given
 
 
+def test_who_may_come_in_can_be_said_on_the_command_line():
+    """A6: each of them repeats but for the admin key; the help says where keys are not seen by everybody."""
+    import app
+
+    typed = ["--auth", "anna:a:b", "--auth", "ben:x", "--api-key", "sk-12345678", "--api-key", "sk-87654321"]
+    typed += [
+        "--admin-key",
+        "sk-of-the-admin",
+        "--allow-origin",
+        "https://a.example",
+        "--allow-origin",
+        "http://b.example",
+    ]
+    config = load_config(overrides=app.arguments(typed))
+    assert config.auth == {"anna": "a:b", "ben": "x"}
+    assert (len(config.api_keys), config.admin_key, len(config.allow_origins)) == (2, "sk-of-the-admin", 2)
+    assert "sk-" not in repr(config)
+    told = " ".join(run("app.py", "--help").stdout.split())
+    assert "everybody on this machine can read a running program's arguments" in told
+    for name in ("PLAYGROUND_AUTH", "PLAYGROUND_API_KEY", "PLAYGROUND_ADMIN_KEY"):
+        assert name in told
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--config", "/nowhere.toml"], ["/nowhere.toml", "--config"]),
         (["--port", "99999"], ["99999", "65535"]),
+        (["--auth", "anna"], ["auth", "USER:PASS"]),
+        (["--api-key", "short"], ["api_key", "8"]),
+        (["--allow-origin", "*"], ["allow_origin", "https://example.org"]),
+        (["--auth", "anna:x", "--data-dir", "/proc/nowhere"], ["/proc/nowhere/secret", "--data-dir"]),
         (["--host", "no.such.host.invalid"], ["no.such.host.invalid", "Cannot listen"]),
     ],
 )
@@ -154,11 +213,18 @@ def test_a_taken_port_is_one_sentence():
     assert "Traceback" not in refused.stderr
 
 
-def test_the_first_page_needs_neither_torch_nor_the_network():
-    """R5, S4, R4: the module-level `demo`, launched by somebody else, is the whole house and imports nothing heavy."""
-    done = run("-c", FIRST_PAGE)
+@pytest.fixture(scope="module")
+def first_page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What was seen when somebody else launched the pages, and others behind a login, in a process of their own."""
+    done = run("-c", FIRST_PAGE, str(tmp_path_factory.mktemp("first_page")))
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+def test_the_first_page_needs_neither_torch_nor_the_network(first_page):
+    """R5, S4, R4: the module-level `demo`, launched by somebody else, is the whole house and imports nothing heavy."""
+    assert {name: seen for name, seen in first_page.items() if name != "callers"} == {
         "page": 200,
         "policy": True,
         "health": "healthy",
@@ -169,16 +235,85 @@ def test_the_first_page_needs_neither_torch_nor_the_network():
     }
 
 
+def test_gradio_sees_the_gates_caller(first_page):
+    """A6: one identity, through Gradio's own queue as well; and nobody comes in who has not come by the gate."""
+    import app
+
+    assert first_page["callers"] == {
+        "stranger": [401, 401],
+        "signed_in": 303,
+        "queue": True,
+        "also": ["user anna", "user anna"],
+    }
+    assert app.visitor(SimpleNamespace(scope={"type": "http"})) is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_cleanly_while_answers_are_written(tmp_path, number):
-    """A6: a stream and a load are under way; exit code 0, nothing on stderr, and well before the last resort."""
+def test_it_stops_cleanly_while_answers_are_written(tmp_path, number, monkeypatch):
+    """A6: a stream and a load are under way; exit code 0, no traceback, and well before the last resort."""
+    monkeypatch.setenv("PLAYGROUND_DRAIN", "0.5")
     body = {"model": "starter", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 10**6}
     with started_app(tmp_path, "--preload") as app, httpx.Client(base_url=app.url, timeout=60) as client:
         with client.stream("POST", "/v1/chat/completions", json=body) as response:
             assert response.status_code == 200
             app.process.send_signal(number)
+            last = [line for line in response.iter_lines() if line][-1]
+            assert "shutting_down" in last or last == "data: [DONE]"
             assert app.process.wait(20) == 0
         assert "Traceback" not in app.printed()
+
+
+STOPPING = """
+import os, signal, sys, threading, time, types
+import app
+from playground.config import AppConfig
+asked = []
+def step(name, result=None):
+    def take(*given, **more):
+        asked.append(name)
+        print(name, *given, flush=True)
+        if name == "drain" and sys.argv[1] == "hangs":
+            time.sleep(60)
+        return result
+    return take
+services = types.SimpleNamespace(
+    jobs=types.SimpleNamespace(start=step("jobs.start"), close=step("jobs.close")),
+    preload=types.SimpleNamespace(start=step("ready")),
+    generation=types.SimpleNamespace(drain=step("drain")),
+)
+engine = types.SimpleNamespace(close=step("engine.close"))
+demo = types.SimpleNamespace(launch=step("launch"), close=step("server.close"), local_url="http://x/")
+app.leave(app.Playground(AppConfig(drain=7), engine, services, demo).serve())
+"""
+
+
+def stopped(how: str, *signals: signal.Signals) -> tuple[int, list[str]]:
+    """The exit code of the program around stand-ins, and what was asked of them, when these signals are sent."""
+    command = [sys.executable, "-c", STOPPING, how]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = []
+        for number, word in zip(signals, ("ready", "drain 7"), strict=False):
+            for line in process.stdout:
+                said.append(line.strip())
+                if said[-1] == word:
+                    break
+            process.send_signal(number)
+        said += [line.strip() for line in process.stdout]
+        return process.wait(20), said
+
+
+def test_it_lets_answers_finish_before_it_closes_anything():
+    """A6: jobs go on at the next start and are not waited for; the engine is closed when what runs had its time."""
+    code, said = stopped("at once", signal.SIGTERM)
+    assert code == 0
+    assert said[-4:] == ["jobs.close", "drain 7", "engine.close", "server.close"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_second_signal_ends_it_at_once(number, code):
+    """A6: nobody has to wait for answers that nobody wants."""
+    assert stopped("hangs", number, number)[0] == code
 
 
 def test_preload_happens_once_the_page_is_up(tmp_path):
@@ -195,7 +330,12 @@ def test_others_may_use_what_is_offered_and_nothing_else(tmp_path):
     """S2: bound to the network, no free paths: neither a folder nor a hub id that the configuration does not name."""
     import app
 
-    assert "without a password" in app.open_to_others("0.0.0.0")
+    everybody = load_config(overrides={"host": "0.0.0.0"})
+    assert "the models, without a password" in app.open_to_others(everybody)
+    assert "the pages, without a password" in app.open_to_others(replace(everybody, api_keys=("sk-12345678",)))
+    closed = app.open_to_others(replace(everybody, auth={"anna": "sesame"}, api_keys=("sk-12345678",)))
+    assert "WARNING" not in closed
+    assert "sesame" not in closed
     (tmp_path / "model").mkdir()
     here, open_to_all = (Models(FakeEngine(), load_config(overrides={"host": h})) for h in ("localhost", "0.0.0.0"))
     assert here.spec(str(tmp_path / "model")).base == str(tmp_path / "model")

@@ -35,6 +35,7 @@ FACE = {
     "playground.local_inference.pickles",
     "playground.local_inference.portable",
     "playground.local_inference.places",
+    "playground.local_inference.strategies",
 }  # all that other rooms see of the engine
 TORCH = {"torch", "transformers", "peft", "bitsandbytes"}
 TORCH_FREE = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.config import ROOT, environment_overrides, load_config
+from playground.config import _SERVER_KEYS, ROOT, environment_overrides, load_config
 from playground.errors import ConfigError
 from playground.types import GenerationSettings
 
@@ -64,6 +64,24 @@ def test_a_misspelt_key_is_named_with_a_suggestion(tmp_path: Path) -> None:
         ('[server]\nupload_limit = "much"', "upload_limit is 'much'.*2 GB"),
         ("[server]\nupload_limit = 0", "upload_limit is 0"),
         ("[server]\nupload_limit = true", "upload_limit is True"),
+        ('[server]\nrate_limit = "often"', "rate_limit is 'often'.*10 per minute"),
+        ('[server]\nrate_limit = "0 per minute"', "rate_limit is '0 per minute'"),
+        ('[server]\nlogin_limit = "3 per 0 minutes"', "login_limit is"),
+        ("[server]\nat_once = -1", "at_once is -1"),
+        ("[server]\nat_once = 1.5", "at_once is 1.5.*whole number"),
+        ("[server]\nanswer_cache = 1001", "answer_cache is 1001.*to 1,000"),
+        ("[server]\ndeadline = -1", "deadline is -1.*0 is never"),
+        ("[server]\nsession_hours = 0", "session_hours is 0.*above 0"),
+        ("[server]\ncontent_filter = 3", "content_filter is 3"),
+        ('[server]\naccess_log = "perhaps"', "access_log is 'perhaps'"),
+        ('[server]\nallow_origin = ["example.org"]', "allow_origin is 'example.org'.*https://"),
+        ('[server]\nallow_origin = ["https://*.org"]', "allow_origin"),
+        ('[server]\nallow_origin = ["https://x.org/page"]', "allow_origin"),
+        ('[server]\nallow_origin = ["http://[1"]', "allow_origin"),
+        ('[server]\nallow_host = ["https://x.org"]', "allow_host is 'https://x.org'.*bare name"),
+        ("[server]\noauth_users = [1]", "oauth_users holds"),
+        ("[server]\napi_key = 12345678", "api_key holds"),
+        ("[server]\nadmin_key = 12345678", "admin_key is no text"),
         ("[models.mine]\n", "no path"),
         ('[models.mine]\npath = "x"\nadapters = "y"', "not a list"),
         ('[models.mine]\npath = "x"\n[models.mine.recommended]\ntemperature = 9', "temperature"),
@@ -162,3 +180,87 @@ def test_links_are_bounded_where_others_reach_the_server(tmp_path: Path) -> None
     roots = load_config(overrides=given | {"host": "0.0.0.0"}).adapter_roots
     assert {snapshot, snapshot.parent.parent / "blobs", tmp_path / "data" / "adapters"} <= set(roots)
     assert ROOT / "assets" / "adapters" in roots
+
+
+SECRET = "hush-4711"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f'auth = ["{SECRET}"]', "auth has an entry without a user or a password"),
+        (f'auth = [":{SECRET}"]', "auth has an entry"),
+        (f'auth = ["anna:{SECRET}", "anna:{SECRET}2"]', "auth names a user twice"),
+        (f'auth = {{ "a:b" = "{SECRET}" }}', "auth has an entry"),
+        (f'auth = ["anna:{SECRET}", 1]', "auth holds"),
+        (f'api_key = ["{SECRET}", "short"]', "api_key has a value that is no good"),
+        (f'api_key = ["{SECRET} with spaces"]', "api_key has a value"),
+        (f'admin_key = "{SECRET}ä"', "admin_key has a value"),
+        (f'admin_key = ["{SECRET}", "{SECRET}"]', "admin_key is no text"),
+        (f'allow_origin = "https://me:{SECRET}@x.org"', "allow_origin is 'x.org'"),
+    ],
+)
+def test_what_is_wrong_with_a_secret_is_said_without_it(tmp_path: Path, text: str, says: str) -> None:
+    """S3: an error ends up in logs and on screens."""
+    with pytest.raises(ConfigError, match=says) as raised:
+        load_config(_write(tmp_path, f"[server]\n{text}\n"))
+    assert SECRET not in str(raised.value)
+
+
+def test_secrets_are_read_and_never_shown(tmp_path: Path) -> None:
+    """A6, S3: passwords with colons and as a table, several keys, the admin's apart; none of them in the repr."""
+    text = f'auth = ["anna:{SECRET}:x"]\napi_key = ["key-{SECRET}"]\nadmin_key = "admin-{SECRET}"\n'
+    config = load_config(_write(tmp_path, f"[server]\n{text}"))
+    assert config.auth == {"anna": f"{SECRET}:x"}
+    assert (config.api_keys, config.admin_key) == ((f"key-{SECRET}",), f"admin-{SECRET}")
+    assert (config.needs_login, config.needs_key) == (True, True)
+    assert SECRET not in repr(config)
+    table = tmp_path / "table.toml"
+    table.write_text(f'[server.auth]\nanna = "{SECRET}"\nben = "other"\n')
+    assert load_config(table).auth == {"anna": SECRET, "ben": "other"}
+
+
+def test_lists_in_the_environment_are_split_at_commas() -> None:
+    """R1, A6: PLAYGROUND_AUTH and the like; spaces and empty entries do not matter."""
+    found = environment_overrides(
+        {
+            "PLAYGROUND_AUTH": "anna:one, ben:two:three",
+            "PLAYGROUND_API_KEY": "first-key, second-key,",
+            "PLAYGROUND_ADMIN_KEY": "admin-key",
+            "PLAYGROUND_ALLOW_ORIGIN": "https://A.org/, http://b.org:8080",
+            "PLAYGROUND_ALLOW_HOST": "A.org",
+            "PLAYGROUND_METRICS": "off",
+            "PLAYGROUND_ANSWER_CACHE": "7",
+            "PLAYGROUND_DEADLINE": "1.5",
+        }
+    )
+    config = load_config(overrides=found)
+    assert config.auth == {"anna": "one", "ben": "two:three"}
+    assert (config.api_keys, config.admin_key) == (("first-key", "second-key"), "admin-key")
+    assert (config.allow_origins, config.allow_hosts) == (("https://a.org", "http://b.org:8080"), ("a.org",))
+    assert (config.metrics, config.answer_cache, config.deadline) == (False, 7, 1.5)
+
+
+def test_who_shares_a_server_shares_it_within_limits(tmp_path: Path) -> None:
+    """A6, S2: ten a minute, eight at once, ten minutes, and a log where others come in; all off on loopback."""
+    own, shared = load_config(), load_config(overrides={"host": "0.0.0.0"})
+    assert (own.rate_limit, own.at_once, own.deadline, own.access_log) == ("off", 0, 0, False)
+    assert (shared.rate_limit, shared.at_once, shared.deadline, shared.access_log) == ("10 per minute", 8, 600, True)
+    chosen = load_config(overrides={"host": "0.0.0.0", "rate_limit": "3 / Hour", "at_once": "0"})
+    assert (chosen.rate_limit, chosen.at_once) == ("3 / hour", 0)
+    assert (own.answer_cache, own.content_filter, own.metrics) == (0, "", True)
+
+
+def test_a_space_is_shared() -> None:
+    """S2, R4: it is reached from everywhere, so it listens everywhere, within limits, unless its owner names a host."""
+    assert load_config(overrides=environment_overrides({"SPACE_ID": "a/b"})).is_shared
+    found = environment_overrides({"SPACE_ID": "a/b", "PLAYGROUND_HOST": "127.0.0.1"})
+    assert found["host"] == "127.0.0.1"
+
+
+def test_every_key_of_the_server_is_explained_where_it_is_set() -> None:
+    """R1: the bundled file names them all, with a comment."""
+    text = (ROOT / "configs" / "playground.toml").read_text()
+    server = text.partition("[server]")[2].partition("[engine]")[0]
+    missing = [key for key in _SERVER_KEYS - {"host", "port"} if f"{key} = " not in server]
+    assert missing == []

@@ -50,6 +50,18 @@ def test_an_answer_is_replayed_from_its_file(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == "identical\n"
 
 
+def test_biases_are_given_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A4: forced by the command line, kept in the file, and replayed; what is no bias is said."""
+    file = written(tmp_path, "--logit-bias", "500=100", "--logit-bias", "501=-2.5")
+    values = json.loads(file.read_text())
+    assert set(values["token_ids"]) == {500}
+    assert values["request"]["settings"]["logit_bias"] == [[500, 100.0], [501, -2.5]]
+    assert main(["replay", str(file)]) == 0
+    with pytest.raises(SystemExit):
+        main(["generate", "Hi", "--logit-bias", "500"])
+    assert "'500' is no token id and bias, such as 42=-100" in capsys.readouterr().err
+
+
 def test_an_answer_that_differs_says_where_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """G10: exit code 1, the place, and what has changed since."""
     file = written(tmp_path, "--temperature", "0")

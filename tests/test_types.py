@@ -101,3 +101,58 @@ def test_half_a_character_is_refused() -> None:
     """A5: no 500 from the tokenizer."""
     with pytest.raises(InvalidRequest, match="half of a character at position 3"):
         GenerationRequest(ModelSpec("m"), "Hi \ud83d")
+
+
+@pytest.mark.parametrize(
+    ("bias", "words"),
+    [
+        ([(5, 100.5)], "logit_bias for token 5 is 100.5"), ([(5, float("nan"))], "is nan"), ([(5, -(10**400))], "token 5"),
+        ([(5, True)], "is True"), ([(5, "1")], "is '1'"), ([(-1, 1.0)], "holds -1"), ([(True, 1.0)], "holds True"),
+        ([("5", 1.0)], "holds '5'"), ([(2**40, 1.0)], "no token id"), ([(5, 1.0), (5, 2.0)], "token 5 twice"),
+        ([(5,)], "pairs"), ([5], "pairs"), ("5=1", "pairs"), (None, "pairs"), ({5: None}, "token 5 is None"),
+        ([(at, 1.0) for at in range(1025)], "names 1,025 tokens"),
+    ],
+)  # fmt: skip
+def test_a_bias_that_is_none_is_refused_by_name(bias: Any, words: str) -> None:
+    """G4, A4: a sentence, never a clamp."""
+    with pytest.raises(InvalidRequest, match=words):
+        GenerationSettings(logit_bias=bias)
+
+
+def test_biases_may_come_as_a_mapping() -> None:
+    """A4: and are numbers of one kind, so that equal settings are equal and hashable."""
+    pairs = ((5, -100.0), (7, 100.0))
+    assert GenerationSettings(logit_bias={5: -100, 7: 100}).logit_bias == pairs  # type: ignore[arg-type]
+    assert len({GenerationSettings(logit_bias=pairs), GenerationSettings(logit_bias=[[5, -100], (7, 100.0)])}) == 1  # type: ignore[arg-type, list-item]
+    assert len(GenerationSettings(logit_bias=tuple((at, 0.0) for at in range(1024))).logit_bias) == 1024
+
+
+def test_token_ids_are_a_prompt_of_their_own() -> None:
+    """A4: under the raw template, beside nothing else that would have to become ids."""
+    request = GenerationRequest(ModelSpec("m"), prompt_ids=[5, 0, 5], template="raw")  # type: ignore[arg-type]
+    assert request.prompt_ids == (5, 0, 5)
+    spoken = GenerationSettings(system_prompt="Be brief.")
+    for others, words in (
+        ({"template": "chat"}, "chat template"),
+        ({"prompt": "a"}, "Both a prompt and prompt_ids"),
+        ({"prompt": ""}, "Both a prompt and prompt_ids"),
+        ({"messages": (Message("user", "b"),)}, "Both messages and prompt_ids"),
+        ({"prefill": "Well"}, "with a prefill"),
+        ({"settings": spoken}, "with a system prompt"),
+    ):
+        values: dict[str, Any] = {"template": "raw", **others}
+        with pytest.raises(InvalidRequest, match=words):
+            GenerationRequest(ModelSpec("m"), prompt_ids=(5,), **values)
+
+
+@pytest.mark.parametrize("ids", [(True,), (-1,), (1.0,), ("5",), (None,), (2**31,), "55", 5, {"a": 1}, None])
+def test_what_is_no_token_id_is_refused(ids: Any) -> None:
+    """A4: whatever a client sends."""
+    with pytest.raises(InvalidRequest, match="prompt_ids"):
+        GenerationRequest(ModelSpec("m"), prompt_ids=ids, template="raw")
+
+
+def test_no_token_ids_are_an_empty_prompt() -> None:
+    """A4."""
+    with pytest.raises(InvalidRequest, match="prompt is empty"):
+        GenerationRequest(ModelSpec("m"), prompt_ids=(), template="raw")

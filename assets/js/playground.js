@@ -1,4 +1,5 @@
-/* What the pages do without asking the server: theme, keys, copying, the picker's chips, and scrolling that stays put. */
+/* What the pages do without asking the server: theme, keys, copying, the picker's chips, scrolling that stays put, and
+   saying so when the server no longer knows who is here. */
 (() => {
   "use strict";
   const THEME_KEY = "playground-theme";
@@ -126,6 +127,37 @@
     } else if (event.key === "Escape" && !document.getElementById("shortcuts")?.open) {
       stop();
     }
+  }, true);
+
+  // --- a login that has ended: the server refuses all that the page asks then, and Gradio says nothing of it ---
+  const LOGIN = "/login?next=" + encodeURIComponent(location.pathname + location.search);
+  const ask = window.fetch;
+  window.fetch = async (...request) => {
+    const answer = await ask(...request);
+    if (answer.url.startsWith(location.origin) && answer.url.includes("/gradio_api/")) {
+      if (answer.status === 401) saySignedOut();
+      else if (answer.ok) document.getElementById("signed-out")?.remove();
+    }
+    return answer;
+  };
+  function saySignedOut() {
+    if (document.getElementById("signed-out")) return;
+    const note = document.createElement("div");
+    note.id = "signed-out";
+    note.setAttribute("role", "alert");
+    const words = document.createElement("p");
+    words.textContent = "You are no longer signed in, so nothing was sent. Sign in again in another tab and come back: "
+      + "what you have written here stays.";
+    const link = document.createElement("a");
+    link.href = LOGIN;
+    link.target = "_blank";
+    link.textContent = "Sign in";
+    note.append(words, link);
+    document.body.append(note);
+  }
+  document.addEventListener("click", (event) => { // Hugging Face shows its login in no frame, and Spaces are in one
+    const link = event.target.closest?.("#person a");
+    if (link && window.top !== window.self) link.target = "_blank";
   }, true);
 
   // --- the answer scrolls along only for those who are at its end ---

@@ -9,18 +9,19 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from playground import __version__
-from playground.api import docs, failures, health, openai
+from playground.api import classic, completions, docs, failures, health, inference, jobs, metrics, openai, sockets, warm
 from playground.config import AppConfig, environment_overrides, load_config, prepare_process
-from playground.gate import Gate
+from playground.gate import Gate, Identity, journal
 from playground.local_inference import LocalInference
 from playground.services.assembly import Services
 
 DESCRIPTION = """
 The HTTP side of Adapter Playground: the same engine, models and bounds as the pages.
 
-`model` is a base (`starter`) or a base with one of its adapters (`starter:pirate`); `GET /v1/models` lists them all.
-A name that is not in the list is a 404, never the base. Every error has OpenAI's shape and says what to do next. Fields
-that this server lacks are refused by name unless they carry their neutral value.
+`model` is a base (`starter`), a base with one of its adapters (`starter:pirate`), or that at another strength
+(`starter:pirate@0.5`); `GET /v1/models` lists them. A name that is not in the list is a 404, never the base. Every error
+says what to do next; under `/v1` it has OpenAI's shape. Fields that this server lacks are refused by name unless they carry
+their neutral value.
 """
 
 
@@ -45,15 +46,20 @@ def _alone(config: AppConfig | None) -> FastAPI:
         pickles=config.converted,
     )
     app = _api(config, Services.over(engine, config), engine)
-    app.add_middleware(Gate, bound_to=config.host)
+    journal.switch(config.access_log)
+    app.add_middleware(Gate, config=config, identity=Identity(config))
     return app
 
 
 def _api(config: AppConfig, services: Services, owned: LocalInference | None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if owned is not None:
+            services.jobs.start()
+            services.preload.start()
         yield
         if owned is not None:
+            services.jobs.close()
             owned.close()
 
     app = FastAPI(
@@ -65,7 +71,20 @@ def _api(config: AppConfig, services: Services, owned: LocalInference | None) ->
         lifespan=lifespan,
     )
     failures.install(app)
-    for routes in (health.router(config, services), openai.router(services), docs.router()):
+    if config.metrics:
+        app.add_middleware(metrics.Counted, meters=services.meters)
+    for routes in (
+        health.router(config, services),
+        *([metrics.router(services)] if config.metrics else []),
+        openai.router(services),
+        completions.router(config, services),
+        warm.router(services),
+        inference.router(config, services),
+        classic.router(services),
+        sockets.router(services),
+        jobs.router(services),
+        docs.router(),
+    ):
         app.include_router(routes)
-    app.openapi = functools.partial(docs.describe, app)  # type: ignore[method-assign]
+    app.openapi = functools.partial(docs.describe, app, config.needs_key)  # type: ignore[method-assign]
     return app

@@ -6,13 +6,13 @@ whatever the caller writes and is left aside.
 
 from __future__ import annotations
 
-import ipaddress
-
 from starlette.requests import HTTPConnection
 
+from playground.errors import NotPermitted
+from playground.gate.addresses import household
 from playground.types import Caller
 
-_ONE_HOUSEHOLD = 64  # bits: an IPv6 network of this size is one caller's, who may use any address in it
+__all__ = ["admin", "caller_of", "household"]
 
 
 def caller_of(http: HTTPConnection) -> Caller:
@@ -24,14 +24,15 @@ def caller_of(http: HTTPConnection) -> Caller:
     return Caller(f"address {address}", "address", address=address)
 
 
-def household(host: str) -> str:
-    """``host`` as one caller: an IPv4 address, the /64 network of an IPv6 one, or the text itself."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if address.version == 6 and address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    if address.version == 6:
-        return str(ipaddress.ip_network((address, _ONE_HOUSEHOLD), strict=False))
-    return str(address)
+def admin(http: HTTPConnection) -> Caller:
+    """Who has sent this request, if they may load, swap and unload for everybody; a dependency of such routes.
+
+    Raises `NotPermitted` when they may not, with what it takes.
+    """
+    caller = caller_of(http)
+    if caller.admin:
+        return caller
+    message = "Loading, swapping and unloading models is for the administrator of this server."
+    if http.scope.get("state", {}).get("has_admin_key"):
+        raise NotPermitted(message, "Send its admin key as 'Authorization: Bearer KEY', or log in as admin.")
+    raise NotPermitted(message, "Whoever runs it can start it with --admin-key KEY, and that key may.")

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from swagger_ui_bundle import swagger_ui_path
 
 ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
+_KEY = {"type": "http", "scheme": "bearer", "description": "An API key, as the server's --api-key has it."}
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -53,12 +54,18 @@ def asset(name: str) -> FileResponse:
     return FileResponse(swagger_ui_path / name)
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description of ``app``, in version 3.0.3, which is what the bundled Swagger UI reads."""
+def describe(app: FastAPI, needs_key: bool = False) -> dict[str, Any]:
+    """The OpenAPI description of ``app``, in version 3.0.3, which is what the bundled Swagger UI reads.
+
+    Where requests need a key, it says so, and the page has a place to enter one.
+    """
     if app.openapi_schema is None:
         described = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
         )
+        if needs_key:
+            described["components"]["securitySchemes"] = {"key": _KEY}
+            described["security"] = [{"key": []}]
         app.openapi_schema = {**as_version_3_0(described), "openapi": "3.0.3"}
     return app.openapi_schema
 
@@ -86,4 +93,6 @@ def _nullable(schema: dict[str, Any], choices: list[Any]) -> dict[str, Any]:
         return {**rest, "anyOf": choices, "nullable": True}
     if "$ref" in choices[0]:
         return {**rest, "allOf": choices, "nullable": True}
+    if "enum" in choices[0]:  # in 3.0 null must be among them, too
+        rest["enum"] = [*choices[0]["enum"], None]
     return {**choices[0], **rest, "nullable": True}

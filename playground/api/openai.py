@@ -1,21 +1,19 @@
-"""`/v1`: the part of OpenAI's API that a chat needs, over the same engine as the pages."""
+"""`/v1/models` and `/v1/chat/completions`: OpenAI's, over the same engine as the pages."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from playground.api import failures, wire
 from playground.api.asker import caller_of
 from playground.api.schemas.openai import ChatCompletion, ChatCompletionRequest, ModelList, ServedModel
-from playground.api.streaming import Events, EventStream, finish, left, settled
+from playground.api.streaming import replied, streamed
 from playground.local_inference.adapters import place
 from playground.services.answers import Answers
 from playground.services.assembly import Services
@@ -23,13 +21,18 @@ from playground.services.models import Models
 from playground.services.names import Named, Names
 from playground.types import GenerationRequest, GenerationSettings, ModelSpec
 
-_CHAT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer: one object, or with `stream` server-sent events that end with `data: [DONE]`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    },
-    **failures.RESPONSES,
-}
+_EXAMPLE = """data: {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1700000000, "model": "starter", \
+"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null}]}
+
+data: {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1700000000, "model": "starter", \
+"choices": [{"index": 0, "delta": {"content": "Paris."}, "logprobs": null, "finish_reason": null}]}
+
+data: {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1700000000, "model": "starter", \
+"choices": [{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "stop"}]}
+
+data: [DONE]
+
+"""
 
 
 class ServedModels:
@@ -97,7 +100,7 @@ class Chat:
         caller = caller_of(http)
         self._limits.admit(caller)
         request = await asyncio.to_thread(self._request, body, caller.id)
-        reply = wire.Reply(
+        reply = wire.ChatReply(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=body.model,
@@ -105,17 +108,16 @@ class Chat:
             usage=body.wants_usage,
         )
         answers = Answers(request.settings.num_return_sequences)
-        events = self._generation.astream(request)
-        if body.stream:
-            return EventStream(_stream(reply, answers, await settled(events)))
-        return JSONResponse(wire.completion(reply, answers)) if await finish(answers, events, http) else left()
+        return await replied(reply, answers, self._generation.astream(request), http, bool(body.stream))
 
     def _request(self, body: ChatCompletionRequest, user: str) -> GenerationRequest:
         named = self._names.resolve(body.model)
+        messages, begun = body.turns()
         return GenerationRequest(
             spec=self._models.spec(named.base, named.adapter, named.scale),
-            messages=tuple(message.as_message() for message in body.messages),
+            messages=messages,
             settings=body.settings(self._models.recommended(named.base) or GenerationSettings()),
+            prefill=begun,
             chat_template_kwargs=body.chat_template_kwargs or {},
             user=user,
         )
@@ -125,7 +127,7 @@ def router(services: Services) -> APIRouter:
     """The routes of `/v1`."""
     served = ServedModels(services.models, services.names)
     chat = Chat(services)
-    routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=failures.RESPONSES)
+    routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=failures.OPENAI_RESPONSES)
     routes.add_api_route("/models", served.list, summary="List models", response_model=ModelList)
     routes.add_api_route("/models/{model_id:path}", served.get, summary="One model", response_model=ServedModel)
     routes.add_api_route(
@@ -134,22 +136,6 @@ def router(services: Services) -> APIRouter:
         methods=["POST"],
         summary="Chat completion",
         response_model=ChatCompletion,
-        responses=_CHAT_RESPONSES,
+        responses=streamed("The answer", _EXAMPLE),
     )
     return routes
-
-
-async def _stream(reply: wire.Reply, answers: Answers, events: Events) -> AsyncGenerator[str, None]:
-    """The whole reply as server-sent events; a failure is the last of them."""
-    async with aclosing(events):
-        try:
-            for line in wire.opening(reply, answers.n):
-                yield line
-            async for event in events:
-                answers.add(event)
-                for line in wire.progress(reply, event, answers.notices):
-                    yield line
-            for line in wire.closing(reply, answers):
-                yield line
-        except Exception as error:  # the wire's edge: the status is sent already, so the error travels as an event
-            yield wire.sse(failures.body_of(error))

@@ -17,13 +17,13 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from playground.errors import EngineFailure, ModelNotLoaded, PlaygroundError, QueueFull
+from playground.errors import ModelNotLoaded, PlaygroundError, QueueFull, ShuttingDown
 from playground.local_inference.first_import import import_transformers
 from playground.local_inference.mailbox import Mailbox
 from playground.local_inference.row import Row, Sink
@@ -36,6 +36,7 @@ from playground.types import (
     ResidentInfo,
     Scores,
     Status,
+    Token,
 )
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class LocalInference:
         self._starting = threading.Lock()  # held for seconds while torch is imported, so not the one that submit needs
         self._machinery: Machinery | None = None
         self._rows: set[Row] = set()
+        self._preparing: dict[Row, Future[Prepared]] = {}  # what rows wait for whose model is not at hand
         self._closed = False
 
     def submit(self, request: GenerationRequest, sink: Sink) -> Callable[[], None]:
@@ -96,7 +98,7 @@ class LocalInference:
         seed = settings.seed if settings.seed is not None else secrets.randbelow(_SEEDS)
         with self._lock:
             if self._closed:
-                raise EngineFailure("The app is shutting down.", "Start it again.")
+                raise ShuttingDown("The app is shutting down.", "Start it again.")
             if len(self._rows) >= self._max_waiting:
                 raise QueueFull(f"{len(self._rows)} requests are waiting already.", "Try again in a moment.")
             rows = [Row(request, sink, index, seed) for index in range(answers)]
@@ -104,7 +106,13 @@ class LocalInference:
         for row in rows:
             row.on_settled = partial(self._rows.discard, row)
             row.report(Status("queued", "waiting"))
-        threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
+        try:
+            threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
+        except RuntimeError as error:  # the system gives no more threads
+            self._rows.difference_update(rows)
+            raise QueueFull(
+                "This machine runs too many threads to take a request.", "Try again in a moment."
+            ) from error
         return lambda: self._cancel(rows)
 
     def stream(self, request: GenerationRequest) -> Generator[GenerationEvent, None, None]:
@@ -112,8 +120,8 @@ class LocalInference:
 
         Raises `PlaygroundError` when the request cannot be answered.
         """
-        news = threading.Event()
-        mailbox = Mailbox(request.settings.num_return_sequences, news.set)
+        news, ended = threading.Event(), threading.Event()
+        mailbox = Mailbox(request.settings.num_return_sequences, news.set, ended.set)
         cancel = self.submit(request, mailbox.put)
         latest: GenerationEvent | None = None
         started = time.perf_counter()
@@ -128,28 +136,29 @@ class LocalInference:
                     latest = event
                     yield event
                 if not mailbox.finished and latest is not None and latest.tokens:
-                    time.sleep(max(0.0, FRAME_S - (time.perf_counter() - looked)))
+                    ended.wait(max(0.0, FRAME_S - (time.perf_counter() - looked)))
         finally:
             cancel()
 
     async def astream(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """`stream` for an event loop. Events that the reader was too slow for arrive merged."""
         loop = asyncio.get_running_loop()
-        news = asyncio.Event()
+        news, next_look = asyncio.Event(), asyncio.Event()
 
-        def wake() -> None:
+        def wake(event: asyncio.Event) -> None:
             with contextlib.suppress(RuntimeError):  # the loop was closed under a reader who left; nobody is waiting
-                loop.call_soon_threadsafe(news.set)
+                loop.call_soon_threadsafe(event.set)
 
-        mailbox = Mailbox(request.settings.num_return_sequences, wake)
+        mailbox = Mailbox(request.settings.num_return_sequences, partial(wake, news), partial(wake, next_look))
         cancel = self.submit(request, mailbox.put)
         latest: GenerationEvent | None = None
         started = time.perf_counter()
         try:
             while not mailbox.finished:
                 try:
-                    async with asyncio.timeout(HEARTBEAT_S):  # Python 3.11's wait_for may swallow a cancellation
-                        await news.wait()
+                    if not news.is_set():
+                        async with asyncio.timeout(HEARTBEAT_S):  # Python 3.11's wait_for may swallow a cancellation
+                            await news.wait()
                 except TimeoutError:
                     if latest is not None:
                         yield _heartbeat(latest, started)
@@ -160,7 +169,10 @@ class LocalInference:
                     latest = event
                     yield event
                 if not mailbox.finished and latest is not None and latest.tokens:
-                    await asyncio.sleep(max(0.0, FRAME_S - (time.perf_counter() - looked)))
+                    frame = loop.call_later(max(0.0, FRAME_S - (time.perf_counter() - looked)), next_look.set)
+                    await next_look.wait()  # the end cuts it short
+                    next_look.clear()
+                    frame.cancel()
         finally:
             cancel()
 
@@ -191,11 +203,9 @@ class LocalInference:
 
     def render(self, request: GenerationRequest) -> RenderedPrompt:
         """The prompt as the model would read it. Raises `ModelNotLoaded`, `ContextOverflow`, `InvalidRequest`."""
-        from playground.local_inference.templates import render_prompt
-
         with self._at_hand(request.spec) as prepared:
-            tokenizer = prepared.resident.tokenizer(prepared.applied)
-            return render_prompt(request, tokenizer, prepared.resident.window(prepared.applied))
+            rendered: RenderedPrompt = prepared.resident.render(request, prepared.applied)
+            return rendered
 
     def count_tokens(self, spec: ModelSpec, text: str) -> int:
         """How many tokens ``text`` is, without special tokens. Raises `ModelNotLoaded`."""
@@ -223,6 +233,26 @@ class LocalInference:
         finally:
             for one in prepared:
                 one.resident.pin(-1)
+
+    def prompt_tokens(self, request: GenerationRequest, top: int = 0) -> tuple[Token, ...]:
+        """The tokens of ``request``'s prompt as the model reads it, each as likely as it is after those before it; blocks.
+
+        Log-probabilities are natural and the raw model's, adapters included; the first token's is NaN. ``top`` (0–20)
+        alternatives are told for each token but the first. Nothing is generated, so the prompt may fill the window. Rows
+        that are being answered go on meanwhile. Raises `ContextOverflow`, `InvalidRequest`, `QueueFull` when too many wait
+        already, and what loading raises.
+        """
+        from playground.local_inference.scoring import prompt_tokens
+
+        prepared = self._prepare(request.spec, _silent)
+        try:
+            return prompt_tokens(request, prepared, top, self._ready().read_prompt)
+        except PlaygroundError:
+            raise
+        except Exception as error:
+            raise self._explain(error) from error
+        finally:
+            prepared.resident.pin(-1)
 
     def memory(self) -> MemoryReport:
         """The memory that most of what is loaded lies in, and what of it is ours; the machine's while nothing is loaded."""
@@ -260,11 +290,13 @@ class LocalInference:
         """Prepare the model for ``rows`` of one request and put them in line; the edge of a thread of its own."""
         try:
             for row in rows:
-                prepared = self._prepare(row.request.spec, partial(_report_all, rows))
+                prepared = self._prepare(row.request.spec, partial(_report_all, rows), row=row)
                 if row.hold(partial(self._release, row, prepared)):
                     self._ready().admit(row, prepared)
                 else:
                     prepared.resident.pin(-1)
+        except CancelledError:
+            self._cancel(rows)
         except Exception as error:
             failure = self._explain(error)
             for row in rows:
@@ -282,16 +314,38 @@ class LocalInference:
         self._rows.discard(row)
         prepared.resident.pin(-1)
 
-    def _prepare(self, spec: ModelSpec, report: Callable[[Status], None], *, pinned: bool = True) -> Prepared:
-        """``spec`` in memory, and pinned if wanted; loads what is missing. Blocks."""
+    def _prepare(
+        self, spec: ModelSpec, report: Callable[[Status], None], *, pinned: bool = True, row: Row | None = None
+    ) -> Prepared:
+        """``spec`` in memory, and pinned if wanted; loads what is missing. Blocks.
+
+        Raises `CancelledError` when ``row``, whom it is for, is cancelled before its turn to load has come: those who leave
+        must not pile up behind a long load, a thread each.
+        """
         if self._machinery is None:
             report(Status("loading", "starting the engine"))
-        machinery = self._ready()
-        residents = machinery.residents
-        return residents.ready(spec, pinned=pinned) or _result(residents.prepare(spec, report, pinned=pinned))
+        residents = self._ready(row).residents
+        at_hand = residents.ready(spec, pinned=pinned)
+        if at_hand is not None:
+            return at_hand
+        future = residents.prepare(spec, report, pinned=pinned)
+        return future.result() if row is None else self._awaited(row, future)
 
-    def _ready(self) -> Machinery:
-        with self._starting:
+    def _awaited(self, row: Row, future: Future[Prepared]) -> Prepared:
+        """The result of ``future``, which is cancelled with ``row``."""
+        self._preparing[row] = future
+        try:
+            if row.cancelled.is_set():  # before anybody could find the future
+                future.cancel()
+            return future.result()
+        finally:
+            del self._preparing[row]
+
+    def _ready(self, row: Row | None = None) -> Machinery:
+        while not self._starting.acquire(timeout=HEARTBEAT_S):
+            if row is not None and row.cancelled.is_set():
+                raise CancelledError
+        try:
             if self._machinery is None:
                 for name in _TALKATIVE:
                     logging.getLogger(name).setLevel(logging.ERROR)
@@ -301,8 +355,10 @@ class LocalInference:
                 self._machinery = Machinery(self._memory_budget, self._keep_alive, self._adapter_roots, self._pickles)
             if self._closed:  # while it was starting
                 self._machinery.close()
-                raise EngineFailure("The app is shutting down.", "Start it again.")
+                raise ShuttingDown("The app is shutting down.", "Start it again.")
             return self._machinery
+        finally:
+            self._starting.release()
 
     @contextlib.contextmanager
     def _at_hand(self, spec: ModelSpec) -> Iterator[Prepared]:
@@ -317,6 +373,9 @@ class LocalInference:
     def _cancel(self, rows: list[Row]) -> None:
         for row in rows:
             row.cancelled.set()
+            preparing = self._preparing.get(row)
+            if preparing is not None:
+                preparing.cancel()
             if row.prompt is None:  # still loading: nothing of the row is on the compute thread
                 row.finish("cancelled")
         if self._machinery:
@@ -337,10 +396,6 @@ def _report_all(rows: list[Row], status: Status) -> None:
 
 def _silent(status: Status) -> None:
     """Progress that nobody asked for."""
-
-
-def _result(future: Future[Prepared]) -> Prepared:
-    return future.result()
 
 
 def _heartbeat(latest: GenerationEvent, started: float) -> GenerationEvent:

@@ -15,7 +15,7 @@ from playground.local_inference.resident import Resident
 from playground.local_inference.row import Row
 from playground.local_inference.sampling import Sampler
 from playground.local_inference.slots import SlotCache, bucket
-from playground.local_inference.templates import extra_stops, render_prompt, template_text
+from playground.local_inference.templates import extra_stops, template_text
 from playground.local_inference.textstream import TextStream
 from playground.types import GenerationEvent, Provenance, Status, row_seed
 
@@ -32,7 +32,7 @@ def prepare_row(row: Row, prepared: Prepared) -> None:
     Raises `ContextOverflow` or `InvalidRequest`; the row is not yet in line then.
     """
     row.resident, row.applied = prepared.resident, prepared.applied
-    row.prompt = render_prompt(row.request, row.resident.tokenizer(row.applied), row.resident.window(row.applied))
+    row.prompt = row.resident.render(row.request, row.applied)
     row.provenance = _provenance(row)
     notice = " ".join(part for part in (row.prompt.notice if row.index == 0 else "", row.applied.notice) if part)
     # What answers is told before the first token: whoever stops the answer has it all the same.

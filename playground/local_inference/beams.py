@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from playground.errors import InvalidRequest
 from playground.local_inference.decode import PREFILL_CHUNK, needs_whole_prompt, takes_logits_to_keep
 from playground.local_inference.footprint import input_device
-from playground.local_inference.sampling import Penalties
+from playground.local_inference.sampling import Biases, Penalties
 from playground.local_inference.soft_prompts import Prefix
 from playground.types import GenerationSettings
 
@@ -32,13 +32,20 @@ class _Cancelled(StoppingCriteria):  # type: ignore[misc]
 
 
 class _OurPenalties(LogitsProcessor):  # type: ignore[misc]
-    """The same penalties as the other strategies have, beam by beam."""
+    """The same biases and penalties as the other strategies have, beam by beam.
+
+    Beams are compared by their log-probabilities, which is what comes here. After a bias they are made anew, as if it had
+    been in the logits: otherwise a beam would win by how many tokens with a bias it has.
+    """
 
     def __init__(self, settings: GenerationSettings, prompt_ids: Sequence[int], before: int) -> None:
+        self._biases = Biases(settings)
         self._penalties = Penalties(settings, prompt_ids)
         self._prompt = before + len(prompt_ids)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._biases:
+            scores = torch.log_softmax(self._biases.apply(scores), dim=-1)
         rows = []
         for ids, row in zip(input_ids, scores, strict=True):
             counts: dict[int, int] = {}

@@ -92,7 +92,7 @@ class Lane:
         threading.Thread(target=self._run, name=f"load {name}", daemon=True).start()
 
     def run(self, job: Callable[[Report], Prepared], report: Report) -> Future[Prepared]:
-        """Queue ``job``; ``report`` hears of the lane's progress until it is done."""
+        """Queue ``job``; ``report`` hears of the lane's progress until it is done. It is left out if cancelled before."""
         future: Future[Prepared] = Future()
         with self._lock:
             self._listeners.append(report)
@@ -106,6 +106,9 @@ class Lane:
 
     def _do(self, job: Callable[[Report], Prepared], future: Future[Prepared], report: Report) -> None:
         # A method of its own, so that nothing here keeps a resident alive while the lane is idle.
+        if not future.set_running_or_notify_cancel():  # whoever wanted it has left
+            self._forget(report)
+            return
         try:
             result = job(self._broadcast)
         except BaseException as error:  # whatever it was belongs to the caller who waits on the future

@@ -124,7 +124,8 @@ class StepLoop:
                 row.report(Status("queued", f"{ahead} before this one" if ahead else "next in line"))
 
     def _run_jobs(self) -> None:
-        while not self._jobs.empty():
+        """The jobs that wait now; what they queue themselves comes after a round for the rows."""
+        for _ in range(self._jobs.qsize()):
             job, future = self._jobs.get()
             try:
                 future.set_result(job())
@@ -317,7 +318,7 @@ class StepLoop:
         if token.id in state.stop_ids:
             row.completion_tokens += 1
             text = state.text.flush()
-            self._end(row, lambda row: row.finish("stop", text))
+            self._end(row, lambda row: row.finish("stop", text, end=token))
             return
         row.add(state.text.push(token.id), token)
         if state.text.stopped:

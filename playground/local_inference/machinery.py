@@ -6,13 +6,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playground.errors import AdapterInvalid, EngineFailure, ModelBusy, ModelNotLoaded
+from playground.errors import AdapterInvalid, ModelBusy, ModelNotLoaded, ShuttingDown
 from playground.local_inference import memory
 from playground.local_inference.adapters import WEIGHTS_FILE
 from playground.local_inference.admission import prepare_row
@@ -24,6 +25,7 @@ from playground.local_inference.loading import asking
 from playground.local_inference.places import locate
 from playground.local_inference.resident import Attached, Resident, load_resident
 from playground.local_inference.row import Row
+from playground.local_inference.scoring import PromptLine, Scorer
 from playground.types import MemoryReport, ModelSpec
 
 # How often a waiting unload looks whether the last row has ended.
@@ -47,6 +49,7 @@ class Machinery:
         self.thread = ComputeThread(self.loop)
         self.residents = Residents(self._load, self._attach, locate, keep_alive, self._after_dropping)
         self._room = memory.Room(memory_budget, _Tenants(self))
+        self._prompts = PromptLine(self._run, lambda: bool(self.loop.scheduler.live()))
 
     def admit(self, row: Row, prepared: Prepared) -> None:
         """Render ``row``'s prompt and put it in line. Raises what rendering raises."""
@@ -55,9 +58,19 @@ class Machinery:
         self.thread.wake()
 
     def compute(self, job: Any) -> Any:
-        """Run ``job`` on the compute thread between steps, and return its result. Raises `EngineFailure` after `close`."""
+        """Run ``job`` on the compute thread between steps, and return its result. Raises `ShuttingDown` after `close`."""
+        return self._result(self._run(job))
+
+    def read_prompt(self, scorer: Scorer) -> None:
+        """Have ``scorer`` read all of its text, in company with others', and wait for it. Raises what reading raises."""
+        self._result(self._prompts.join(scorer))
+
+    def _run(self, job: Callable[[], Any]) -> Future[Any]:
         future = self.loop.run(job)
         self.thread.wake()
+        return future
+
+    def _result(self, future: Future[Any]) -> Any:
         while True:
             try:
                 return future.result(timeout=1.0)
@@ -65,7 +78,7 @@ class Machinery:
                 if future.done():
                     raise
                 if not self.thread.running:
-                    raise EngineFailure("The app is shutting down.", "Start it again.") from None
+                    raise ShuttingDown("The app is shutting down.", "Start it again.") from None
 
     def unload(self, base: str, wait_s: float = 0.0) -> int:
         """Drop every resident of ``base``, all or none; returns bytes that came back, measured.
@@ -172,7 +185,7 @@ class Machinery:
         return {attached for row in rows for attached, _ in row.applied.adapters}
 
     def _after_dropping(self, gone: list[Any]) -> None:
-        with contextlib.suppress(EngineFailure):  # the app is shutting down: all memory goes back
+        with contextlib.suppress(ShuttingDown):  # the app is shutting down: all memory goes back
             self._let_go(gone)
 
 

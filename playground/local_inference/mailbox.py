@@ -13,27 +13,35 @@ from playground.types import GenerationEvent
 
 
 class Mailbox:
-    """Holds what is unread of one request. ``put`` is the sink; ``on_news`` is called once for each unread batch."""
+    """Holds what is unread of one request. ``put`` is the sink; ``on_news`` is called once for each unread batch.
 
-    def __init__(self, answers: int, on_news: Callable[[], None]) -> None:
+    ``on_end`` is called when nothing more will come: every answer has ended, or the request has failed.
+    """
+
+    def __init__(self, answers: int, on_news: Callable[[], None], on_end: Callable[[], None] = lambda: None) -> None:
         self._lock = threading.Lock()
         self._unread: dict[int, GenerationEvent] = {}
         self._error: Exception | None = None
-        self._open = answers
+        self._open = self._writing = answers
         self._on_news = on_news
+        self._on_end = on_end
         self._announced = False
 
     def put(self, news: GenerationEvent | Exception) -> None:
         """Take one event, or the exception that ends the request."""
         with self._lock:
             if isinstance(news, Exception):
-                self._error = news
+                self._error, self._writing = news, 0
             else:
+                self._writing -= news.finish_reason is not None
                 earlier = self._unread.pop(news.index, None)
                 self._unread[news.index] = _merged(earlier, news) if earlier else news
             announce, self._announced = not self._announced, True
+            ended = self._writing <= 0
         if announce:
             self._on_news()
+        if ended:
+            self._on_end()
 
     def take(self) -> list[GenerationEvent]:
         """All unread events, the oldest answer first. Raises the request's exception once they are read."""

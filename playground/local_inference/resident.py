@@ -30,16 +30,16 @@ from playground.local_inference.proof import probe, prove
 from playground.local_inference.scheduler import Turns
 from playground.local_inference.slots import SlotCache
 from playground.local_inference.soft_prompts import Prefix, VirtualTokens, make_prefix
-from playground.local_inference.templates import end_of_turn_ids
-from playground.types import LoadedAdapter, ModelSpec, ResidentInfo
+from playground.local_inference.templates import end_of_turn_ids, render_prompt
+from playground.types import GenerationRequest, LoadedAdapter, ModelSpec, RenderedPrompt, ResidentInfo
 
 
 @dataclass(frozen=True, eq=False)
 class Attached:
     """An adapter on a resident: a LoRA's ``weights``, a soft prompt's ``virtual`` tokens, or neither where PEFT serves it.
 
-    ``particular`` are tokens that the probe must read. Known once it is proven: a soft prompt's ``prefix``, and in ``fixed``
-    why there is no strength but 1 ("" where there is).
+    ``particular`` are tokens that the probe must read. Known once it is proven: a soft prompt's ``prefix``, in ``fixed``
+    why there is no strength but 1 ("" where there is), and how many words the model's ``vocabulary`` has with it.
     """
 
     info: LoadedAdapter
@@ -51,6 +51,7 @@ class Attached:
     particular: tuple[int, ...] = ()
     prefix: Prefix | None = None
     fixed: str = ""
+    vocabulary: int = 0
 
     @functools.cached_property
     def words(self) -> Words:
@@ -195,6 +196,23 @@ class Resident:
         """Positions for prompt and answer."""
         return self.loaded.window - applied.positions
 
+    def vocabulary_with(self, applied: Applied) -> int:
+        """How many token ids the model has with these adapters: one that PEFT serves may bring words of its own."""
+        own = [attached.vocabulary for attached, scale in applied.adapters if attached.info.exclusive and scale != 0.0]
+        return max(own, default=self.vocabulary)
+
+    def render(self, request: GenerationRequest, applied: Applied, *, answer: bool = True) -> RenderedPrompt:
+        """`render_prompt` for these adapters. Raises what that does, and `InvalidRequest` for ids that are no tokens."""
+        words = self.vocabulary_with(applied)
+        biased = [token for token, _ in request.settings.logit_bias]
+        for where, ids in (("prompt_ids", request.prompt_ids), ("logit_bias", biased)):
+            if ids and (token := max(ids)) >= words:
+                raise InvalidRequest(
+                    f"{where} holds {token}, and this model's token ids end at {words - 1}.",
+                    "Use the ids of this model's own tokenizer.",
+                )
+        return render_prompt(request, self.tokenizer(applied), self.window(applied), answer=answer)
+
     def reading(self, applied: Applied, tokens: int) -> Reading:
         """Room for a prompt of ``tokens`` tokens in our own pass, after what a soft prompt puts before it."""
         assert self.packed is not None
@@ -286,7 +304,8 @@ class Resident:
         so_far = attached.info.proof
         assert so_far is not None
         proof, moved = prove(before, after, so_far.matched, so_far.missing)
-        return replace(attached, info=replace(attached.info, moves_logits=moved, proof=proof))
+        info = replace(attached.info, moves_logits=moved, proof=proof)
+        return replace(attached, info=info, vocabulary=int(after.shape[-1]))
 
     def _with(self, attached: Attached) -> torch.Tensor:
         """The probe's logits with the adapter on. Raises `AdapterInvalid` where the model cannot compute with it."""

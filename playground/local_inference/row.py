@@ -117,17 +117,25 @@ class Row:
             _log.exception("whoever listens to an answer failed on an event; the answer is stopped")
             self.cancelled.set()
 
-    def finish(self, reason: FinishReason, text: str = "", index: int | None = None, *, last: bool = True) -> None:
+    def finish(
+        self,
+        reason: FinishReason,
+        text: str = "",
+        index: int | None = None,
+        *,
+        last: bool = True,
+        end: Token | None = None,
+    ) -> None:
         """Send the last event of this answer. ``last`` False: a further answer of the same row follows (beams).
 
-        A beam search that ends before it has answers ends all of them.
+        ``end`` is the token that ended it. A beam search that ends before it has answers ends all of them.
         """
         own = self.index if index is None else index
         if index is None:
             for other in range(own + 1, own + self._answers):
                 self.tell(self._last_event(reason, "", other))
         if last:
-            self._settle(self._last_event(reason, text, own))
+            self._settle(replace(self._last_event(reason, text, own), end=end))
         else:
             self.tell(self._last_event(reason, text, own))
 

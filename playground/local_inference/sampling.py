@@ -1,7 +1,7 @@
-"""Logits of one row → its next token: penalties, temperature, top-k, top-p, min-p, and a generator of its own per row.
+"""Logits of a row → its next token: biases, penalties, temperature, top-k, top-p, min-p, and a generator of its own per row.
 
-The order is transformers' (penalties, temperature, top-k, top-p, min-p), whose LogitsProcessor classes are the oracle in
-the tests. Every value is passed explicitly; nothing comes from the model's own defaults.
+The order is transformers' (biases, penalties, temperature, top-k, top-p, min-p), whose LogitsProcessor classes are the
+oracle in the tests. Every value is passed explicitly; nothing comes from the model's own defaults.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,11 +33,12 @@ class Sampler:
     def __post_init__(self) -> None:
         self._generator = torch.Generator(device="cpu").manual_seed(self.seed)
         self._counts: dict[int, int] = {}
+        self._biases = Biases(self.settings)
         self._penalties = Penalties(self.settings, self.prompt_ids)
 
-    def penalized(self, logits: torch.Tensor) -> torch.Tensor:
-        """``logits`` [vocab] with this row's penalties; the same tensor where there are none."""
-        return self._penalties.apply(logits, self._counts)
+    def adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        """``logits`` [vocab] with this row's biases, then its penalties; the same tensor where there are none."""
+        return self._penalties.apply(self._biases.apply(logits), self._counts)
 
     def point(self) -> float:
         """This row's next random number in [0, 1)."""
@@ -46,6 +48,26 @@ class Sampler:
         """Remember ``token`` for the penalties."""
         self._counts[token] = self._counts.get(token, 0) + 1
         return token
+
+
+class Biases:
+    """What ``settings.logit_bias`` adds to the logits of single tokens (OpenAI's)."""
+
+    def __init__(self, settings: GenerationSettings) -> None:
+        self._ids = self._values = None
+        if settings.logit_bias:
+            ids, values = zip(*settings.logit_bias, strict=True)
+            self._ids, self._values = torch.tensor(ids), torch.tensor(values)
+
+    def __bool__(self) -> bool:
+        return self._ids is not None
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """``logits`` [..., vocab] with the biases; a copy when changed."""
+        if self._ids is None or self._values is None:
+            return logits
+        values = self._values.to(logits).expand(*logits.shape[:-1], -1)
+        return logits.index_add(-1, self._ids.to(logits.device), values)
 
 
 @dataclass
@@ -79,7 +101,7 @@ def choose_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> list[int
     """
     scores = logits
     for at, sampler in enumerate(samplers):
-        changed = sampler.penalized(logits[at])
+        changed = sampler.adjusted(logits[at])
         if changed is not logits[at] and changed.data_ptr() != logits[at].data_ptr():
             scores = scores.clone() if scores is logits else scores
             scores[at] = changed
@@ -136,11 +158,25 @@ class _Filters:
     open_rows: list[int]
 
 
+class _Draw(NamedTuple):
+    """What of a row's settings its filters are made of: no texts and no biases, which would be remembered with them."""
+
+    nucleus: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+
+    @classmethod
+    def of(cls, s: GenerationSettings) -> _Draw:
+        return cls(s.strategy == "sampling", s.temperature, s.top_k, s.top_p, s.min_p)
+
+
 @functools.lru_cache(maxsize=256)
-def _filters(settings: tuple[GenerationSettings, ...], vocabulary: int) -> _Filters:
+def _filters(settings: tuple[_Draw, ...], vocabulary: int) -> _Filters:
     ks = [min(s.top_k or vocabulary, vocabulary) for s in settings]
-    ps = [s.top_p if s.strategy == "sampling" else 1.0 for s in settings]
-    ms = [s.min_p if s.strategy == "sampling" else 0.0 for s in settings]
+    ps = [s.top_p if s.nucleus else 1.0 for s in settings]
+    ms = [s.min_p if s.nucleus else 0.0 for s in settings]
     first = min(max(s.top_k or _FIRST_CANDIDATES for s in settings), vocabulary)
 
     def column(values: list[float]) -> torch.Tensor:
@@ -161,7 +197,7 @@ def candidates(scores: torch.Tensor, settings: Sequence[GenerationSettings]) -> 
 
     ``scores`` are penalised logits [rows, vocab]; temperatures must be above 0.
     """
-    filters = _filters(tuple(settings), scores.shape[1])
+    filters = _filters(tuple(map(_Draw.of, settings)), scores.shape[1])
     values, ids = scores.topk(filters.first, dim=-1)
     probabilities = _probabilities(values, scores, filters)
     narrow = _too_narrow(probabilities, filters, scores.shape[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from playground.types import GenerationSettings, Strategy
 
 _PENALTIES = ("repetition_penalty", "penalize_prompt", "presence_penalty", "frequency_penalty")
-_ALWAYS = ("max_new_tokens", *_PENALTIES, "stop", "system_prompt", "top_logprobs", "reproducible")
+_ALWAYS = ("max_new_tokens", *_PENALTIES, "stop", "system_prompt", "top_logprobs", "logit_bias", "reproducible")
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,11 @@ def conversation(request: GenerationRequest) -> list[Message]:
     return turns
 
 
-def render_prompt(request: GenerationRequest, tokenizer: Any, window: int) -> RenderedPrompt:
+def render_prompt(request: GenerationRequest, tokenizer: Any, window: int, *, answer: bool = True) -> RenderedPrompt:
     """The prompt of ``request`` as text and token ids, its oldest turns dropped when it is longer than ``window``.
 
-    ``max_new_tokens`` of the result is what still fits behind it. Raises `ContextOverflow` when the last turn alone is
+    ``max_new_tokens`` of the result is what still fits behind it; with ``answer`` False nothing needs to, and the prompt may
+    fill the window. Raises `ContextOverflow` when the last turn alone is
     too long, and `InvalidRequest` when it is empty or the model's own template refuses the conversation.
     """
     turns = conversation(request)
@@ -51,19 +52,20 @@ def render_prompt(request: GenerationRequest, tokenizer: Any, window: int) -> Re
     text, ids, notices = _render(request, turns, tokenizer)
     if not ids:
         raise InvalidRequest("The prompt has no tokens, so there is nothing to continue.", "Write something.")
-    if len(ids) >= window and request.template == "chat":
+    most = window - 1 if answer else window
+    if len(ids) > most and request.template == "chat":
         room = window - min(request.settings.max_new_tokens, window // 4)
         dropped, (text, ids, notices) = _drop_oldest(request, turns, tokenizer, room, (text, ids, notices))
-    if len(ids) >= window:
+    if len(ids) > most:
         raise ContextOverflow(
-            f"The prompt has {len(ids)} tokens, and the model reads at most {window} with its answer.",
-            f"Shorten it by at least {len(ids) - window + 1} tokens.",
+            f"The prompt has {len(ids)} tokens, and the model reads at most {window}{' with its answer' if answer else ''}.",
+            f"Shorten it by at least {len(ids) - most} tokens.",
         )
     asked = request.settings.max_new_tokens
     fits = min(asked, window - len(ids))
     if dropped:
         notices.append(f"The {dropped} oldest messages were left out so that the conversation fits {window} tokens.")
-    if fits < asked:
+    if fits < asked and answer:
         notices.append(
             f"The prompt takes {len(ids)} of the model's {window} tokens, so the answer ends after at most {fits} "
             f"({asked} were asked for)."
@@ -127,7 +129,10 @@ def _drop_oldest(
 
 
 def _render(request: GenerationRequest, turns: Sequence[Message], tokenizer: Any) -> tuple[str, list[int], list[str]]:
-    """(text, token ids, notices) of these turns under the request's template."""
+    """(text, token ids, notices) of these turns under the request's template; token ids that were given are not touched."""
+    if request.prompt_ids:
+        ids = list(request.prompt_ids)
+        return tokenizer.decode(ids, clean_up_tokenization_spaces=False), ids, []
     if request.template == "raw":
         text = _last_user(turns) + request.prefill
         return text, _encode(tokenizer, text), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from playground.errors import EngineFailure
+from playground.errors import ShuttingDown
 from playground.types import FinishReason, GenerationEvent, GenerationStats, Provenance, Token
 
 
@@ -41,9 +41,9 @@ class Answers:
         self.all = [Answer() for _ in range(self.n)]
 
     def add(self, event: GenerationEvent) -> None:
-        """Take in one event. Raises `EngineFailure` when the engine gave the answer up."""
+        """Take in one event. Raises `ShuttingDown` when the engine gave the answer up."""
         if event.finish_reason == "cancelled":
-            raise EngineFailure("The answer was cut off because the server is stopping.", "Send the request again.")
+            raise ShuttingDown("The answer was cut off because the server is stopping.", "Send the request again.")
         if event.notice and event.notice not in self.notices:
             self.notices.append(event.notice)
         self.all[event.index].add(event)

@@ -14,6 +14,7 @@ from playground.services.limits import Limits
 from playground.services.meters import Meters
 from playground.services.models import Models
 from playground.services.names import Names
+from playground.services.preload import Preload
 from playground.services.replay import Replay
 from playground.services.uploads import Uploads
 
@@ -32,23 +33,26 @@ class Services:
     replay: Replay
     exports: Exports
     uploads: Uploads
+    preload: Preload
 
     @classmethod
     def over(cls, engine: LocalInference, config: AppConfig) -> Services:
-        """All of them over ``engine``."""
+        """All of them over ``engine``. Raises `ConfigError` when the content filter that ``config`` names cannot be had."""
         models = Models(engine, config)
         names = Names(models)
-        meters = Meters()
+        meters = Meters(config.models)
+        meters.watch(engine)
         generation = Generation(engine, config, meters)
         return cls(
             models=models,
             names=names,
             entries=Entries(models, names),
             generation=generation,
-            limits=Limits(config),
+            limits=Limits(config, meters),
             meters=meters,
             jobs=Jobs(generation, config.data_dir / "jobs"),
             replay=Replay(generation, models),
             exports=Exports(models, config),
             uploads=Uploads(config),
+            preload=Preload(engine, models, config),
         )

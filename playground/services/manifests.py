@@ -184,13 +184,13 @@ def _settings(values: Any) -> GenerationSettings:
     if unknown := sorted(values.keys() - names):
         raise InvalidRequest(f"The manifest's settings hold an unknown field {_short(unknown[0])}.", _REMEDY)
     stop = _texts_or_numbers("settings' stop", values.get("stop", []), str)
-    bias = _triples("settings' logit_bias", values.get("logit_bias", []), lambda at: type(at) is int, _is_number)
-    return GenerationSettings(**{**values, "stop": stop, "logit_bias": bias})
+    return GenerationSettings(**{**values, "stop": stop, "logit_bias": values.get("logit_bias", [])})
 
 
 def _request(values: Any) -> GenerationRequest:
-    ids = values.pop("prompt_ids", []) if isinstance(values, dict) else []  # older manifests have none
-    values = _check_names("request", GenerationRequest, values, frozenset({"user", "prompt_ids"}))
+    if isinstance(values, dict):
+        values = {"prompt_ids": [], **values}  # older manifests have none
+    values = _check_names("request", GenerationRequest, values, frozenset({"user"}))
     _checked("request's prompt", values["prompt"], lambda found: found is None or isinstance(found, str))
     _checked("request's messages", values["messages"], lambda found: isinstance(found, list))
     messages = tuple(_message(one) for one in values["messages"])
@@ -203,7 +203,7 @@ def _request(values: Any) -> GenerationRequest:
         template=_checked("request's template", values["template"], lambda found: found in TEMPLATES),
         prefill=_text("request's prefill", values["prefill"]),
         chat_template_kwargs=kwargs,
-        prompt_ids=_texts_or_numbers("request's prompt_ids", ids, int),
+        prompt_ids=_texts_or_numbers("request's prompt_ids", values["prompt_ids"], int),
     )
 
 

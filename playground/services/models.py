@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from playground.config import AppConfig, ModelEntry, existing_folder, is_path
-from playground.errors import AdapterInvalid, ModelBusy, ModelNotFound, ModelNotLoaded
+from playground.errors import AdapterInvalid, AdapterUnknown, ModelBusy, ModelNotFound, ModelNotLoaded
 from playground.local_inference import LocalInference
 from playground.local_inference.adapters import AdapterReport as AdapterReport
 from playground.local_inference.adapters import Finding as Finding
@@ -99,7 +99,7 @@ class Models:
         for the base alone. What is left out comes from the configuration. Where the configuration allows no free paths
         (a server that others can reach), only what it offers is taken.
 
-        Raises `ModelNotFound` and `AdapterInvalid`, saying what was looked for and what there is.
+        Raises `ModelNotFound`, `AdapterUnknown` and `AdapterInvalid`, saying what was looked for and what there is.
         """
         entry = self._entry(base)
         path = entry.path if entry else self._typed_base(base)
@@ -113,6 +113,11 @@ class Models:
             if entry.path == spec.base:
                 return entry.name
         return spec.base
+
+    def adapter_name(self, base: str, path: str) -> str:
+        """The name under which the adapter at ``path`` is offered for ``base``, else its folder's. Reads the disk."""
+        known = {place(info.path): info.name for info in self.adapters(base)}
+        return known.get(place(path), Path(path).name)
 
     def recommended(self, base: str) -> GenerationSettings | None:
         """The settings that the configuration recommends for ``base``, or None."""
@@ -143,6 +148,10 @@ class Models:
             yield latest
         await task
         yield Status("done", "loaded", 1.0)
+
+    async def loaded_as(self, spec: ModelSpec) -> ResidentInfo:
+        """`load` without the news on the way: what is in memory for ``spec`` then. Quick when it is there already."""
+        return await in_own_thread(lambda: self._engine.load(spec), "load")
 
     def loaded(self) -> tuple[ResidentInfo, ...]:
         """What is in memory now."""
@@ -225,12 +234,12 @@ class Models:
             raise ModelNotFound(
                 f"{base!r} is not offered here.", f"Offered: {names}. Others can be added with --model."
             )
-        folder = existing_folder(base)
+        folder = existing_folder(base) if _is_text(base) else ""
         if folder:
             return folder
         if is_path(base) or os.path.exists(base):
             raise ModelNotFound(f"There is no model folder {base!r}.", "Check the path; it must hold a config.json.")
-        if "/" not in base:
+        if "/" not in base or ":" in base or not _is_text(base):  # a colon is before an adapter's name
             names = ", ".join(self._config.models)
             raise ModelNotFound(f"There is no model {base!r}.", f"Offered: {names}. Or type a folder or org/name.")
         return base
@@ -244,14 +253,14 @@ class Models:
                 return info.path
         names = ", ".join(info.name for info in known) or "none"
         if not self._config.free_paths:
-            raise AdapterInvalid(
+            raise AdapterUnknown(
                 f"{adapter!r} is not offered for {base!r} here.",
                 f"Offered: {names}. Others can be added with --adapter.",
             )
-        folder = existing_folder(adapter)
+        folder = existing_folder(adapter) if _is_text(adapter) else ""
         if folder:
             return folder
-        raise AdapterInvalid(
+        raise AdapterUnknown(
             f"There is no adapter {adapter!r} for {base!r}.", f"Offered: {names}. Or type the folder of an adapter."
         )
 
@@ -278,6 +287,15 @@ class Models:
         ]
         if out:
             raise AdapterInvalid(out[0].message, out[0].remedy)
+
+
+def _is_text(name: str) -> bool:
+    """False for half characters, which some folders' names hold, and nothing that is sent or shown can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_unique_names(found: list[AdapterInfo]) -> tuple[AdapterInfo, ...]:

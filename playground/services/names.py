@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from playground.errors import InvalidRequest, ModelNotFound
 from playground.services.models import Models
-from playground.types import ModelSpec
+from playground.types import AdapterInfo, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,16 @@ class Names:
         offered = self._models.offered()
         for model in offered:
             names[model.name] = Named(model.name)
-            for adapter in model.adapters:
-                if broken or not adapter.problems:
-                    names[f"{model.name}:{adapter.name}"] = Named(model.name, adapter.name)
+            names.update(self._with_adapters(model.name, model.adapters, broken))
         for resident in self._models.loaded():
             if resident.base not in {model.path for model in offered}:
                 names.setdefault(resident.base, Named(resident.base))
+                names.update(self._with_adapters(resident.base, self._models.adapters(resident.base), broken))
         return names
+
+    def _with_adapters(self, base: str, adapters: tuple[AdapterInfo, ...], broken: bool) -> dict[str, Named]:
+        sound = [adapter for adapter in adapters if broken or not adapter.problems]
+        return {f"{base}:{adapter.name}": Named(base, adapter.name) for adapter in sound}
 
     def resolve(self, name: str) -> Named:
         """What ``name`` stands for. Raises `ModelNotFound`, and `InvalidRequest` for a strength without an adapter.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +116,7 @@ class Replay:
         request, index = await in_own_thread(lambda: self._request(manifest, user), "replay")
         enough = len(manifest.token_ids) if manifest.finish_reason == "cancelled" else None
         again = _Answer()
-        async with aclosing(self._generation.astream(request)) as events:
+        async with aclosing(self._generation.astream(request, fresh=True)) as events:
             async for event in events:
                 if event.index == index or not (event.text or event.tokens or event.finish_reason):
                     again.add(event)
@@ -280,14 +280,17 @@ def _is_rounding(settings: GenerationSettings, now: Token, was: Token, provenanc
     """Whether rounding alone may have put ``now`` in the place of ``was``; never so in float32 without quantization."""
     quantized = provenance.quantization != "none"
     allowed = _ROUNDING_QUANTIZED if quantized else ROUNDING.get(provenance.dtype, 0.0)
-    if allowed > 0 and abs(now.logprob - was.logprob) <= allowed:
+    bias = dict(settings.logit_bias)
+    gap = now.logprob + bias.get(now.id, 0.0) - was.logprob - bias.get(was.id, 0.0)
+    if allowed > 0 and abs(gap) <= allowed:
         return True
-    return allowed > 0 and not settings.is_greedy and _between(now, was, settings.temperature) <= DRAWN_SHARE
+    return allowed > 0 and not settings.is_greedy and _between(now, was, settings.temperature, bias) <= DRAWN_SHARE
 
 
-def _between(now: Token, was: Token, temperature: float) -> float:
+def _between(now: Token, was: Token, temperature: float, bias: Mapping[int, float]) -> float:
     """The share of the probability that lies between two tokens when tokens are drawn in the order of likelihood."""
-    weights = [(id, math.exp((logprob - now.top[0][2]) / temperature)) for id, _, logprob in now.top]
+    scores = sorted(((logprob + bias.get(id, 0.0), id) for id, _, logprob in now.top), reverse=True)
+    weights = [(id, math.exp((score - scores[0][0]) / temperature)) for score, id in scores]
     places = [at for at, (id, _) in enumerate(weights) if id in (now.id, was.id)]
     if len(places) != 2:
         return 1.0

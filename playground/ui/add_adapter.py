@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from playground.config import AppConfig
 from playground.services.uploads import Uploads
 from playground.types import AdapterInfo, Status
 from playground.ui import texts
 from playground.ui.safe_text import escape
 from playground.ui.views.status import error_lines, progress_line, status_line
+from playground.ui.visitor import caller_of, refuse_change_for_all
 from playground.ui.wiring import LONG, Updates, patiently, report, show_html
 
 if TYPE_CHECKING:
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 class AddAdapter:
     """A folded place to drop files on; where that is not allowed, a sentence that says what to do instead."""
 
-    def __init__(self, uploads: Uploads) -> None:
+    def __init__(self, uploads: Uploads, config: AppConfig) -> None:
         self._uploads = uploads
+        self._config = config
 
     def render(self) -> None:
         """Make the widgets."""
@@ -54,11 +57,17 @@ class AddAdapter:
             self._receive, [self.files, self.name, picker.model], outputs, trigger_mode="once", **LONG
         )  # fmt: skip
 
-    async def _receive(self, files: list[str] | None, name: str, model: str | None) -> AsyncIterator[Updates]:
-        """Take the files in: where they are sound the adapter is chosen, else one sentence says what is wrong."""
+    async def _receive(
+        self, visitor: gr.Request, files: list[str] | None, name: str, model: str | None
+    ) -> AsyncIterator[Updates]:
+        """Take the files in: where they are sound the adapter is chosen, else one sentence says what is wrong.
+
+        It is offered to everybody from then on.
+        """
         yield {self.status: progress_line(Status("loading", texts.RECEIVING))}
         paths = [Path(file) for file in files or ()]
         try:
+            refuse_change_for_all(self._config, caller_of(visitor))
             async with aclosing(patiently(lambda: self._uploads.receive(paths, name), "upload")) as news:
                 async for item in news:
                     if isinstance(item, tuple):

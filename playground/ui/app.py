@@ -29,9 +29,12 @@ class Pages(gr.Blocks):  # type: ignore[misc]
         return {**super().get_config_file(), "connect_heartbeat": False}
 
 
-def build(config: AppConfig, services: Services) -> gr.Blocks:
-    """The pages over the given services; launch them with `launch_options`."""
-    bar = TopBar(services.models, services.generation)
+def build(config: AppConfig, services: Services, *, may_sign_in: bool = False) -> gr.Blocks:
+    """The pages over the given services; launch them with `launch_options`.
+
+    ``may_sign_in`` offers signing in to whoever has come in without it.
+    """
+    bar = TopBar(services.models, services.generation, config, may_sign_in)
     tab = PlaygroundTab(config, services)
     with Pages(title=texts.PRODUCT, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         bar.render()

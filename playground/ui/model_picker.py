@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from playground.config import AppConfig
-from playground.errors import ModelNotLoaded, PlaygroundError
+from playground.errors import AdapterInvalid, ModelNotLoaded, PlaygroundError
 from playground.services.models import Models
 from playground.services.uploads import Uploads
 from playground.types import LoadedAdapter, ModelSpec, ResidentInfo, Status
@@ -32,6 +32,7 @@ from playground.ui.views.weights import (
     loaded_list,
     strength_of,
 )
+from playground.ui.visitor import caller_of, refuse_change_for_all
 from playground.ui.wiring import LIGHT, LONG, Updates, clicks_of, report, show_html
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class ModelPicker:
         self._models = models
         self._config = config
         self.report = AdapterReportPanel(models)
-        self._adding = AddAdapter(uploads)
-        self._removing = RemoveAdapter(uploads)
+        self._adding = AddAdapter(uploads, config)
+        self._removing = RemoveAdapter(uploads, config)
 
     def render(self) -> None:
         """Make the widgets."""
@@ -233,11 +234,12 @@ class ModelPicker:
                 **bar.shows("error"),
             }
 
-    async def _unload(self, event: gr.EventData) -> Updates:
+    async def _unload(self, visitor: gr.Request, event: gr.EventData) -> Updates:
         """Drop the model whose button was pressed, and say how much memory came back."""
         base = str(event.value)
         name = self._models.name(ModelSpec(base))
         try:
+            refuse_change_for_all(self._config, caller_of(visitor))
             freed = await self._models.unload(base)
             line = status_line("done", f"Unloaded {name}: {bytes_text(freed)} came back.")
         except Exception as error:
@@ -247,8 +249,7 @@ class ModelPicker:
 
 def failure_of(choice: Choice, error: BaseException) -> Failure:
     """``error`` as the session remembers it, so that the chip of this very choice is red until it works."""
-    is_adapters = isinstance(error, PlaygroundError) and error.code == "adapter_invalid"
-    return Failure(choice, is_adapters, error_sentence(error))
+    return Failure(choice, isinstance(error, AdapterInvalid), error_sentence(error))
 
 
 def _attached(resident: ResidentInfo | None, path: str) -> LoadedAdapter | None:

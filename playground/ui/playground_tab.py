@@ -18,13 +18,14 @@ from playground.ui import texts
 from playground.ui.export_panel import ExportPanel
 from playground.ui.model_picker import ModelPicker, failure_of
 from playground.ui.prompt_size import PromptSize
-from playground.ui.replays import Replays, asker
+from playground.ui.replays import Replays
 from playground.ui.settings_panel import SettingsPanel
 from playground.ui.topbar import TopBar
 from playground.ui.views.answer import Answer, answer_status
 from playground.ui.views.prompt import prompt_counter, rendered_preview
 from playground.ui.views.status import error_details, status_line
 from playground.ui.views.weights import Choice
+from playground.ui.visitor import caller_of
 from playground.ui.wiring import AS_TYPED, LIGHT, LONG, Updates, Values, clicks_of, report, show_html
 
 UPDATE_SECONDS = 0.05  # a browser draws no more than this; the engine is never waited for
@@ -42,10 +43,11 @@ class PlaygroundTab:
         self._config = config
         self._models = models
         self._generation = generation
+        self._limits = services.limits
         self.picker = ModelPicker(models, config, services.uploads)
         self.panel = SettingsPanel(models, config)
         self.exports = ExportPanel(services.exports)
-        self.replays = Replays(services.replay)
+        self.replays = Replays(services.replay, services.limits)
         self.size = PromptSize(models, generation, self.picker)
         self._streams = 0
 
@@ -174,11 +176,12 @@ class PlaygroundTab:
         yield {**self._buttons(running=True), self.stage: "running", self.undo: gr.update(visible=False)}
         count = len(self.picker.selection)
         choice, settings = Choice(*chosen[:count]), chosen[count:]
-        answer = None
+        answer, caller = None, caller_of(visitor)
         try:
+            self._limits.admit(caller)
             spec = await asyncio.to_thread(self.picker.spec, choice)
             request = GenerationRequest(
-                spec, prompt, settings=self.panel.settings(settings), template=template, user=asker(visitor)
+                spec, prompt, settings=self.panel.settings(settings), template=template, user=caller.id
             )
             label = await asyncio.to_thread(self.picker.label, choice, spec)
             named = await asyncio.to_thread(self.replays.named, spec)

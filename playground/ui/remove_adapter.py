@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from playground.config import AppConfig
 from playground.errors import PlaygroundError
 from playground.services.uploads import Uploads
 from playground.ui import texts
 from playground.ui.safe_text import escape
 from playground.ui.views.status import error_lines, status_line
 from playground.ui.views.weights import Choice
+from playground.ui.visitor import caller_of, may_change_for_all, refuse_change_for_all
 from playground.ui.wiring import LIGHT, LONG, Updates, report, show_html
 
 if TYPE_CHECKING:
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 class RemoveAdapter:
     """A button under the picker's fields while an uploaded adapter is chosen; pressed, it says what it destroys."""
 
-    def __init__(self, uploads: Uploads) -> None:
+    def __init__(self, uploads: Uploads, config: AppConfig) -> None:
         self._uploads = uploads
+        self._config = config
 
     def render(self) -> None:
         """Make the widgets."""
@@ -52,9 +55,10 @@ class RemoveAdapter:
         outputs = [*shown, self.said, picker.adapter, picker.progress]
         self.sure.click(self._remove, [self.name, picker.model], outputs, trigger_mode="once", **LONG)
 
-    async def _offered(self, model: str | None, adapter: str | None) -> Updates:
+    async def _offered(self, visitor: gr.Request, model: str | None, adapter: str | None) -> Updates:
         """Whether what is chosen was uploaded; a question that is open about another one is withdrawn."""
-        name = await asyncio.to_thread(self._uploaded, Choice(model, adapter))
+        may = may_change_for_all(self._config, caller_of(visitor))
+        name = await asyncio.to_thread(self._uploaded, Choice(model, adapter)) if may else ""
         question = f"<p>{escape(texts.REMOVE_ASKED.format(name=name))}</p>" if name else ""
         return {
             self.name: name,
@@ -70,9 +74,10 @@ class RemoveAdapter:
             return ""
         return self._uploads.uploaded_name(spec.adapters[0][0]) if spec.adapters else ""
 
-    async def _remove(self, name: str, model: str | None) -> Updates:
+    async def _remove(self, visitor: gr.Request, name: str, model: str | None) -> Updates:
         """Delete it; the base is chosen then. ``name`` is the one that the question was about."""
         try:
+            refuse_change_for_all(self._config, caller_of(visitor))
             await asyncio.to_thread(self._uploads.remove, name)
         except Exception as error:
             report(error)

@@ -10,12 +10,14 @@ from typing import Any
 import gradio as gr
 
 from playground.errors import InvalidRequest
+from playground.services.limits import Limits
 from playground.services.replay import Manifest, Replay, ReplayResult
-from playground.types import GenerationEvent, ModelSpec
+from playground.types import Caller, GenerationEvent, ModelSpec
 from playground.ui import texts
 from playground.ui.views.answer import Answer
 from playground.ui.views.provenance import made_by, replay_progress, replay_said
 from playground.ui.views.status import worked
+from playground.ui.visitor import caller_of
 from playground.ui.wiring import LONG, Updates, WorkLine, show_html
 
 
@@ -25,8 +27,9 @@ class Replays:
     The answer itself is never touched. ``made`` is filled by `shows`.
     """
 
-    def __init__(self, replay: Replay) -> None:
+    def __init__(self, replay: Replay, limits: Limits) -> None:
         self._replay = replay
+        self._limits = limits
         self.work = WorkLine("replay", texts.REPLAY_STOPPED)
 
     def render(self) -> None:
@@ -90,12 +93,14 @@ class Replays:
         def done(result: ReplayResult) -> str:
             return worked(replay_said(label, result), "identical" if result.identical else "differs")
 
-        return self.work.show(self._run(read, asker(visitor)), progress, done)
+        return self.work.show(self._run(read, caller_of(visitor)), progress, done)
 
     async def _run(
-        self, read: Callable[[], Manifest], user: str
+        self, read: Callable[[], Manifest], caller: Caller
     ) -> AsyncGenerator[GenerationEvent | ReplayResult, None]:
-        async with aclosing(self._replay.run(read(), user)) as news:
+        manifest = read()
+        self._limits.admit(caller)
+        async with aclosing(self._replay.run(manifest, caller.id)) as news:
             async for item in news:
                 yield item
 
@@ -106,8 +111,3 @@ def _manifest(answer: Answer | None, index: int) -> Manifest:
     if manifest is None:
         raise InvalidRequest("This answer is forgotten.", "Generate it again.")
     return manifest
-
-
-def asker(visitor: gr.Request) -> str:
-    """Whose turn it is where answers wait in line: each open page is somebody."""
-    return f"page {visitor.session_hash}"

@@ -23,6 +23,11 @@ FINISH_HELP = {
     "cancelled": "Stopped before it was finished; the text so far stays.",
 }
 
+CACHED = "kept from before"
+CACHED_HELP = (
+    "The same was asked of the same weights before, and this server keeps such answers. Run again makes it anew."
+)
+
 PHASES = {"queued": "Waiting in line", "loading": "Loading", "prefilling": "Reading the prompt"}
 NOT_YET_IN_LINE = "Getting ready"
 DOTS = {"idle": "Idle", "queued": "In line", "loading": "Loading", "generating": "Answering", "error": "Error"}
@@ -140,5 +145,13 @@ SHORTCUTS = (
     ("Ctrl + /", "Show this list"),
     ("Tab", "Next control"),
 )
+
+OPERATORS_ONLY = "Only the operator of this server may do that, because others are using it too."
+OPERATORS_KEY = "Sign in as admin with the admin key, or ask whoever runs the server."
+SIGN_IN = "Sign in"
+SIGN_IN_HELP = "Sign in to be known here by a name of your own, or to look after the server"
+SIGN_OUT = "Sign out"
+SIGNED_IN = "Signed in as {name}."
+OPERATOR = "May unload models for everybody."
 
 UNEXPECTED = "Something went wrong on our side. Try again; the server's log holds the details."

@@ -1,4 +1,4 @@
-"""The bar above all tabs: name, which weights answer, memory, how busy the engine is, theme and keys."""
+"""The bar above all tabs: name, which weights answer, memory, how busy the engine is, theme, keys, and who is signed in."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 
 import gradio as gr
 
+from playground.config import AppConfig
 from playground.services.generation import Generation
 from playground.services.kept import Kept
 from playground.services.models import Models
 from playground.ui import texts
 from playground.ui.model_picker import ModelPicker
 from playground.ui.views import bar as view
+from playground.ui.views.person import person
 from playground.ui.views.report import proof_line
 from playground.ui.views.weights import Choice, Failure, Weights, chips, loaded_list
+from playground.ui.visitor import caller_of, may_change_for_all
 from playground.ui.wiring import LIGHT, Updates, show_html
 
 BUSY_SECONDS = 1.0
@@ -27,12 +30,15 @@ class TopBar:
     """What the bar shows is written by `_refresh` alone: at every tick, which come faster while something is going on,
     and whenever somebody sets the session's phase with `shows` or asks for it with `look_again`.
 
-    ``status`` are the outputs that `shows` fills, ``again`` the one of `look_again`.
+    ``status`` are the outputs that `shows` fills, ``again`` the one of `look_again`. ``may_sign_in`` says that whoever
+    is not signed in could be.
     """
 
-    def __init__(self, models: Models, generation: Generation) -> None:
+    def __init__(self, models: Models, generation: Generation, config: AppConfig, may_sign_in: bool = False) -> None:
         self._models = models
         self._generation = generation
+        self._config = config
+        self._may_sign_in = may_sign_in
         self._weights: Kept[Weights] = Kept(WEIGHTS_SECONDS)
 
     def render(self) -> None:
@@ -46,6 +52,7 @@ class TopBar:
             self.meter = show_html("", elem_id="memory")
             self.dot = show_html(view.dot("idle"), elem_id="status")
             show_html(view.bar_buttons(), elem_id="bar-buttons")
+            self.person = show_html("", elem_id="person")
             self.figures = show_html("", elem_id="memory-popover")
         show_html(view.shortcuts_dialog(), elem_id="shortcuts-slot")
         self.timer = gr.Timer(IDLE_SECONDS)
@@ -73,17 +80,25 @@ class TopBar:
         outputs = [*shown, self.timer, self.shown]
         # One event for all triggers, so that a page never has two looks on their way of which the older one wins.
         gr.on(triggers, self._refresh, inputs, outputs, trigger_mode="always_last", **LIGHT)
+        demo.load(self._person, None, self.person, **LIGHT)
+
+    def _person(self, visitor: gr.Request) -> str:
+        return person(caller_of(visitor), self._may_sign_in)
 
     async def _refresh(
-        self, model: str | None, adapter: str | None, quantization: str | None, strength: float | None,
-        failure: Failure | None, phase: str, shown: tuple[Any, ...],
+        self, visitor: gr.Request, model: str | None, adapter: str | None, quantization: str | None,
+        strength: float | None, failure: Failure | None, phase: str, shown: tuple[Any, ...],
     ) -> tuple[Any, ...]:  # fmt: skip
         """Look again at memory, engine and choice; send only what looks different, so that tooltips stay open."""
-        now = await asyncio.to_thread(self._look, Choice(model, adapter, quantization, strength), failure, phase)
+        choice = Choice(model, adapter, quantization, strength)
+        may_unload = may_change_for_all(self._config, caller_of(visitor))
+        now = await asyncio.to_thread(self._look, choice, failure, phase, may_unload)
         before = shown if len(shown) == len(now) else (None,) * len(now)
         return (*(new if new != old else gr.skip() for new, old in zip(now, before, strict=True)), now)
 
-    def _look(self, choice: Choice, failure: Failure | None, phase: str) -> tuple[str, str, str, str, str, str, float]:
+    def _look(
+        self, choice: Choice, failure: Failure | None, phase: str, may_unload: bool
+    ) -> tuple[str, str, str, str, str, str, float]:
         """What the bar's parts show now, in the order of the outputs."""
         residents, names = self._models.loaded(), self._picker.names()
         held = tuple((resident.base, resident.quantization, resident.adapters) for resident in residents)
@@ -97,7 +112,7 @@ class TopBar:
             view.memory_meter(memory),
             view.memory_figures(memory, residents, names),
             view.dot(phase, answering, waiting),
-            loaded_list(residents, names),
+            loaded_list(residents, names, may_unload),
             proof_line(attached.proof, attached.moves_logits) if attached else "",
             BUSY_SECONDS if busy else IDLE_SECONDS,
         )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import uvicorn
@@ -21,8 +22,9 @@ HELLO = {"model": "starter", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 @pytest.fixture(scope="session")
-def config() -> AppConfig:
-    return load_config()
+def config(tmp_path_factory: pytest.TempPathFactory) -> AppConfig:
+    """The bundled configuration; what the app writes goes where tests may write."""
+    return load_config(overrides={"data_dir": str(tmp_path_factory.mktemp("data"))})
 
 
 @pytest.fixture
@@ -34,12 +36,13 @@ def fake() -> FakeEngine:
 @pytest.fixture
 def app(config: AppConfig, fake: FakeEngine) -> Gate:
     """The API behind its gate, as `app.py` builds it, without the pages."""
-    return Gate(create_app(config, Services.over(fake, config)))
+    return Gate(create_app(config, Services.over(fake, config)), config=config)
 
 
 @pytest.fixture
 def client(app: Gate) -> Iterator[TestClient]:
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as opened:
+    here = ("127.0.0.1", 50000)
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False, client=here) as opened:
         yield opened
 
 
@@ -57,9 +60,10 @@ def ask(client: TestClient, fake: FakeEngine) -> Callable[..., object]:
 
 
 @contextmanager
-def listening(app: object) -> Iterator[str]:
-    """``app`` served by uvicorn on a free port of this machine; its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+def listening(app: object, **options: Any) -> Iterator[str]:
+    """``app`` served by uvicorn on a free port of this machine; its address. ``options`` are uvicorn's."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", **options)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from playground.types import (
     GenerationEvent,
     GenerationRequest,
     GenerationStats,
+    MemoryReport,
     ModelSpec,
+    RenderedPrompt,
     ResidentInfo,
     Status,
     Token,
@@ -69,8 +73,21 @@ class FakeEngine:
     def residents(self) -> tuple[ResidentInfo, ...]:
         return ()
 
+    def prompt_tokens(self, request: GenerationRequest, top: int = 0) -> tuple[Token, ...]:
+        """A token for each word or id; the first is not predicted, the others by as many alternatives as asked for."""
+        words = re.findall(r"\s*\S+", request.prompt or "") or [f"<{token}>" for token in request.prompt_ids]
+        others = tuple((100 + rank, f"other{rank}", -1.0 - rank) for rank in range(top))
+        return tuple(Token(at, word, -at if at else math.nan, others if at else ()) for at, word in enumerate(words))
+
+    def render(self, request: GenerationRequest) -> RenderedPrompt:
+        text = "".join(f"<{token}>" for token in request.prompt_ids)
+        return RenderedPrompt(text, request.prompt_ids, 1000)
+
     def activity(self) -> tuple[int, int]:
         return self.running, 0
+
+    def memories(self) -> tuple[MemoryReport, ...]:
+        return (MemoryReport("cpu", 1000, 400, 100, 10, 1, 200),)
 
     def close(self) -> None:
         self.closed = True

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from starlette.requests import HTTPConnection
 
-from playground.api.asker import household
+from playground.api.asker import admin, caller_of, household
+from playground.errors import NotPermitted
+from playground.types import Caller
 
 KEY = "sk-very-secret"
 
@@ -34,3 +37,23 @@ def test_no_key_reaches_the_engine(client, fake):
 def test_one_household_is_one_caller(host, caller):
     """G2: somebody with a whole network of IPv6 addresses has one turn like everybody."""
     assert household(host) == caller
+
+
+def connection(**state: object) -> HTTPConnection:
+    return HTTPConnection({"type": "http", "headers": [], "client": ("192.0.2.7", 1), "state": state})
+
+
+def test_who_the_gate_has_found_is_who_asks():
+    """A6: without a gate it is the address, which may do nothing for all."""
+    anna = Caller("user anna", "user", "anna")
+    assert caller_of(connection(caller=anna)) is anna
+    assert caller_of(connection()) == Caller("address 192.0.2.7", "address", address="192.0.2.7")
+
+
+def test_only_an_administrator_changes_what_all_others_notice():
+    """A6: whoever is refused is told what it takes: the key, or first of all that there is one."""
+    boss = Caller("key 0123456789ab", "key", admin=True)
+    assert admin(connection(caller=boss)) is boss
+    for state, words in (({}, "--admin-key"), ({"has_admin_key": True}, "Send its admin key")):
+        with pytest.raises(NotPermitted, match=words):
+            admin(connection(caller=Caller("user anna", "user"), **state))

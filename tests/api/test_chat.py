@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -110,6 +111,7 @@ def test_every_accepted_field_reaches_the_engine(ask, fake):
         repetition_penalty=1.2,
         presence_penalty=-1,
         frequency_penalty=2,
+        logit_bias={"5": -100, "7": 1.5},
         stop="END",
         seed=11,
         n=3,
@@ -134,6 +136,7 @@ def test_every_accepted_field_reaches_the_engine(ask, fake):
         repetition_penalty=1.2,
         presence_penalty=-1,
         frequency_penalty=2,
+        logit_bias=((5, -100.0), (7, 1.5)),
         stop=("END",),
         seed=11,
         num_return_sequences=3,
@@ -141,6 +144,56 @@ def test_every_accepted_field_reaches_the_engine(ask, fake):
         reproducible=True,
     )
     assert request.chat_template_kwargs == {"enable_thinking": False}
+
+
+def test_the_last_message_can_be_gone_on_with(ask, fake):
+    """A4: vLLM's continue_final_message: an assistant's last turn is how the answer begins, and is not repeated."""
+    turns = [{"role": "user", "content": "Sing."}, {"role": "assistant", "content": "La la"}]
+    assert ask(messages=turns, continue_final_message=True, add_generation_prompt=False).status_code == 200
+    (request,) = fake.requests
+    assert (request.messages, request.prefill) == ((Message("user", "Sing."),), "La la")
+    ask(messages=turns, continue_final_message=False, add_generation_prompt=True)
+    assert (fake.requests[1].messages[-1].content, fake.requests[1].prefill) == ("La la", "")
+    refused(ask(messages=turns[:1], continue_final_message=True), "continue_final_message")
+    refused(ask(messages=turns, continue_final_message=True, add_generation_prompt=True), "continue_final_message")
+    refused(ask(messages=turns, add_generation_prompt=False), "add_generation_prompt")
+    refused(ask(messages=turns[1:], continue_final_message=True), "empty")
+    assert len(fake.requests) == 2
+
+
+def test_what_transformers_chat_sends_has_an_effect(ask, fake):
+    """A4, A5: its settings as JSON text; OpenAI's own fields win; what is not ours is refused by its full name."""
+    sent = {
+        "do_sample": True,
+        "max_new_tokens": 7,
+        "temperature": 0.9,
+        "repetition_penalty": 1.2,
+        "stop_strings": "END",
+    }
+    ask(generation_config=json.dumps(sent | {"transformers_version": "5", "num_beams": 1, "use_cache": True}))
+    ask(generation_config=json.dumps(sent), temperature=0.1, max_tokens=3)
+    ask(generation_config=json.dumps({"do_sample": False}))
+    first, second, third = (request.settings for request in fake.requests)
+    assert (first.max_new_tokens, first.temperature, first.repetition_penalty) == (7, 0.9, 1.2)
+    assert (first.stop, first.penalize_prompt) == (("END",), True)
+    assert (second.temperature, second.max_new_tokens, second.repetition_penalty) == (0.1, 3, 1.2)
+    assert third.is_greedy
+    for wrong, param in (
+        ({"num_beams": 4}, "num_beams"),
+        ({"eos_token_id": [1]}, "eos_token_id"),
+        ({"temperature": 3}, "temperature"),
+    ):
+        full = f"generation_config.{param}"
+        assert refused(ask(generation_config=json.dumps(wrong)), param)["param"] == full
+    for broken in ("{", "[]", "7", "[" * 100_000, 5):
+        assert refused(ask(generation_config=broken))["param"] == "generation_config"
+
+
+def test_sampling_has_a_temperature_where_the_recommendation_is_greedy():
+    """A5: do_sample true has an effect."""
+    sent = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "generation_config": '{"do_sample": true}'}
+    greedy = GenerationSettings(strategy="greedy")
+    assert not ChatCompletionRequest(**sent).settings(greedy).is_greedy
 
 
 def test_what_is_left_out_comes_from_the_models_recommended_settings(ask, fake):
@@ -158,6 +211,17 @@ def test_a_greedy_recommendation_does_not_silence_a_clients_temperature(config):
     greedy = GenerationSettings(strategy="greedy")
     assert ChatCompletionRequest(**sent).settings(greedy).is_greedy
     assert not ChatCompletionRequest(**sent, temperature=0.8).settings(greedy).is_greedy
+
+
+def test_a_strength_is_named_behind_the_adapter(ask, fake):
+    """A4, C4: `base:adapter@0.5`; a strength that is none, or of nothing, is an error and never another strength."""
+    assert ask(model="starter:pirate@0.5").json()["model"] == "starter:pirate@0.5"
+    ((_, scale),) = fake.requests[0].spec.adapters
+    assert scale == 0.5
+    for model, status in (("starter:pirate@x", 404), ("starter:pirate@nan", 404), ("starter@0.5", 400)):
+        refused(ask(model=model), repr(model), status=status)
+    refused(ask(model="starter:pirate@1e9"), "strength")
+    assert len(fake.requests) == 1
 
 
 def test_adapters_are_named_behind_the_base(ask, fake):
@@ -214,12 +278,15 @@ def test_neutral_values_of_fields_that_we_lack_pass(ask, field):
     [
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
-        ("logit_bias", {"5": 1}),
         ("store", True),
         ("response_format", {"type": "json_object"}),
         ("modalities", ["audio"]),
         ("ignore_eos", True),
         ("min_tokens", 3),
+        ("echo", True),
+        ("best_of", 2),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
         ("parrot", 1),
         ("parrot", None),
         ("max_new_tokens", 5),
@@ -343,6 +410,16 @@ def test_a_notice_reaches_the_client(ask):
     assert all("notices" not in chunk for chunk in others)
 
 
+def test_a_kept_answer_is_marked(ask):
+    """A8: `cached` in a whole answer and in a stream's last chunk, and nowhere else."""
+    script = [replace(text("Hi"), cached=True), replace(end(), cached=True)]
+    assert ask(script).json()["cached"] is True
+    *others, last, _ = events(ask(script, stream=True))
+    assert last["cached"] is True
+    assert all("cached" not in chunk for chunk in others)
+    assert "cached" not in ask([text("Hi"), end()]).json()
+
+
 def test_an_adapter_without_effect_is_told_from_one_that_works(config):
     """G10, A4: `/v1/models` says what is in memory, and what of it changes nothing."""
     path = {info.name: info.path for info in Models(FakeEngine(), config).adapters("starter")}
@@ -376,15 +453,18 @@ def test_models_lists_bases_and_their_adapters(client):
     refused(client.get("/v1/models/starter:parrot"), "starter:parrot", status=404)
 
 
-def test_names_with_slashes_spaces_and_dots_work(config, tmp_path):
+@pytest.mark.parametrize("name", ["Some Org/model v1.5", "org/größe ✓", "org/model@main", "a:b", "50% of/it?#x"])
+def test_names_with_all_kinds_of_characters_work(config, name):
     """A4: an added hub id or folder is its own name; their bug: an id with a slash could not be addressed."""
-    name = "Some Org/model v1.5"
     fake = FakeEngine()
     config = replace(config, models={**config.models, name: ModelEntry(name, name)})
     client = TestClient(create_app(config, Services.over(fake, config)), base_url="http://localhost")
-    assert client.get("/v1/models/Some%20Org/model%20v1.5").json()["id"] == name
+    assert name in [model["id"] for model in client.get("/v1/models").json()["data"]]
+    for path in (quote(name), quote(name, safe="")):  # a client may escape the slash or not
+        assert client.get(f"/v1/models/{path}").json()["id"] == name
     body = {"model": name, "messages": [{"role": "user", "content": "Hello"}]}
     assert client.post("/v1/chat/completions", json=body).json()["model"] == name
+    assert client.post("/v1/completions", json={"model": name, "prompt": "x"}).json()["model"] == name
 
 
 def test_a_broken_adapter_is_not_listed_but_known(config, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -34,14 +35,16 @@ BODY = st.fixed_dictionaries(
 )
 
 
+@functools.cache
+def server() -> TestClient:
+    """One for all bodies: putting the API together takes longer than hundreds of answers."""
+    config = load_config()
+    app = create_app(config, Services.over(FakeEngine(), config))
+    return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+
+
 def check(body: object) -> None:
-    config, fake = load_config(), FakeEngine()
-    client = TestClient(
-        create_app(config, Services.over(fake, config)),
-        base_url="http://localhost",
-        raise_server_exceptions=False,
-    )
-    response = client.post(
+    response = server().post(
         "/v1/chat/completions", content=json.dumps(body), headers={"Content-Type": "application/json"}
     )
     assert response.status_code < 500, (body, response.text)

@@ -10,12 +10,12 @@ import pytest
 from playground.api import wire
 from playground.api.schemas.common import Made
 from playground.api.schemas.openai import ChatCompletion
-from playground.errors import EngineFailure
+from playground.errors import ShuttingDown
 from playground.services.answers import Answers
 from playground.types import GenerationEvent, GenerationSettings, Provenance, Status, Token
 from tests.api.fake_engine import LOADING, end, text
 
-REPLY = wire.Reply("chatcmpl-1", 7, "starter:pirate")
+REPLY = wire.ChatReply("chatcmpl-1", 7, "starter:pirate")
 
 
 def parsed(line: str) -> dict:
@@ -26,7 +26,7 @@ def parsed(line: str) -> dict:
 
 def test_the_first_chunk_of_each_answer_names_the_role():
     """A4: clients read the role from the first chunk."""
-    first, second = (parsed(line) for line in wire.opening(REPLY, 2))
+    first, second = (parsed(line) for line in REPLY.opening(2))
     assert first["choices"][0] == {
         "index": 0,
         "delta": {"role": "assistant", "content": ""},
@@ -40,27 +40,27 @@ def test_the_first_chunk_of_each_answer_names_the_role():
 
 def test_text_and_the_end_travel_in_chunks_of_their_own():
     """A4, G5: one chunk for the text, then one that carries the finish reason and no text."""
-    first, last = (parsed(line)["choices"][0] for line in wire.progress(REPLY, end("length", "mate")))
+    first, last = (parsed(line)["choices"][0] for line in REPLY.progress(end("length", "mate")))
     assert (first["delta"], first["finish_reason"]) == ({"content": "mate"}, None)
     assert (last["delta"], last["finish_reason"]) == ({}, "length")
 
 
 def test_while_nothing_is_written_a_comment_keeps_the_line_alive():
     """G5: progress of a load is a comment, which OpenAI's clients skip."""
-    assert list(wire.progress(REPLY, LOADING)) == [": loading reading weights\n\n"]
+    assert list(REPLY.progress(LOADING)) == [": loading reading weights\n\n"]
 
 
 def test_a_notice_cannot_break_out_of_its_comment():
     """S3: line breaks in a comment would start an event of their own."""
     event = GenerationEvent(Status("prefilling"), notice="two turns\n\ndata: {}")
-    assert next(wire.progress(REPLY, event)) == ": two turns data: {}\n\n"
+    assert next(REPLY.progress(event)) == ": two turns data: {}\n\n"
 
 
 def test_logprobs_have_openais_shape_and_no_false_bytes():
     """A4: a token that is only part of a character has no bytes of its own to show."""
     tokens = (Token(1, "Hé", -0.5, ((1, "Hé", -0.5), (2, "\ufffd", -1.5))),)
-    reply = wire.Reply("x", 0, "starter", logprobs=True)
-    chunk = parsed(next(wire.progress(reply, text("Hé", tokens=tokens))))
+    reply = wire.ChatReply("x", 0, "starter", logprobs=True)
+    chunk = parsed(next(reply.progress(text("Hé", tokens=tokens))))
     assert chunk["choices"][0]["logprobs"]["content"] == [
         {
             "token": "Hé",
@@ -78,12 +78,12 @@ def test_the_end_of_an_answer_carries_what_made_it():
     """G10: in the whole reply and on the chunk with the finish reason; the schema knows every field of it."""
     made = Provenance("m", "", (("pirate", "ab", 0.5),), "none", "float32", "cpu", "chat", GenerationSettings(), 3, {})
     event = replace(end(), provenance=made)
-    (last,) = wire.progress(REPLY, event, ["Something to know."])
+    (last,) = REPLY.progress(event, ["Something to know."])
     assert parsed(last)["provenance"]["adapters"] == [["pirate", "ab", 0.5]]
     assert parsed(last)["notices"] == ["Something to know."]
     answers = Answers(1)
     answers.add(event)
-    whole = json.loads(json.dumps(wire.completion(REPLY, answers)))
+    whole = json.loads(json.dumps(REPLY.whole(answers)))
     assert whole["provenance"] == parsed(last)["provenance"]
     assert set(whole["provenance"]) == set(Made.model_fields)
     assert ChatCompletion.model_validate(whole).provenance is not None
@@ -101,12 +101,66 @@ def test_the_usage_chunk_comes_last_and_only_when_asked_for():
     """A4: stream_options.include_usage."""
     answers = Answers(1)
     answers.add(end())
-    assert list(wire.closing(REPLY, answers)) == [wire.DONE]
-    usage, done = wire.closing(wire.Reply("x", 0, "starter", usage=True), answers)
+    assert list(REPLY.closing(answers)) == [wire.DONE]
+    usage, done = wire.ChatReply("x", 0, "starter", usage=True).closing(answers)
     assert (parsed(usage)["choices"], parsed(usage)["usage"]["total_tokens"], done) == ([], 7, wire.DONE)
 
 
 def test_an_answer_that_the_server_gave_up_is_an_error_and_not_a_stop():
     """G5: a finish reason is true or there is none."""
-    with pytest.raises(EngineFailure, match="cut off"):
+    with pytest.raises(ShuttingDown, match="cut off"):
         Answers(1).add(end("cancelled"))
+
+
+def test_the_fingerprint_is_the_systems_and_not_the_answers():
+    """A4: OpenAI's system_fingerprint: another seed leaves it, another strength of the adapter does not."""
+    made = Provenance("m", "", (("pirate", "ab", 0.5),), "none", "float32", "cpu", "chat", GenerationSettings(), 3, {})
+
+    def told(provenance: Provenance) -> str:
+        (last,) = REPLY.progress(replace(end(), provenance=provenance))
+        return parsed(last)["system_fingerprint"]
+
+    assert told(made).startswith("fp_")
+    assert told(made) == told(replace(made, seed=4))
+    assert told(made) != told(replace(made, adapters=(("pirate", "ab", 1.0),)))
+
+
+@pytest.mark.parametrize("reply", [REPLY, wire.TextReply("cmpl-1", 7, "starter")])
+def test_an_answer_that_was_kept_is_marked(reply):
+    """A8: `cached` is there, and true, only where the answer was made earlier."""
+    for cached in (False, True):
+        answers = Answers(1)
+        answers.add(replace(end(), cached=cached))
+        assert reply.whole(answers).get("cached", False) is cached
+        assert parsed(next(reply.progress(replace(end(), cached=cached)))).get("cached", False) is cached
+
+
+def test_a_text_has_one_chunk_for_an_event():
+    """A4, G5: text and the finish reason together; while nothing is written, a comment."""
+    reply = wire.TextReply("cmpl-1", 7, "starter", n=2)
+    assert list(reply.opening(4)) == []
+    (last,) = reply.progress(end("length", "mate", index=3))
+    choice = {"index": 3, "text": "mate", "logprobs": None, "finish_reason": "length"}
+    assert parsed(last)["choices"] == [choice]
+    assert list(reply.progress(LOADING)) == [": loading reading weights\n\n"]
+
+
+def test_tokens_are_found_where_they_stand_in_the_prompt():
+    """A4: special tokens are not in the text, and a word's leading space may not be in the token."""
+    tokens = [
+        Token(number, piece, -1.0) for number, piece in enumerate(("<s>", "Hé", "llo", "\ufffd", "you", "!", "?"))
+    ]
+    assert wire.text_offsets(tokens, 5, "Héllo \u00e9 you") == [0, 0, 2, 5, 8, 11, 12]
+    assert wire.text_offsets(tokens[5:], 0, "", 40) == [40, 41]
+
+
+def test_usage_counts_each_prompt_once():
+    """A4: also where each has several answers."""
+    answers = Answers(4)
+    for index, count in enumerate((1, 2, 3, 4)):
+        answers.add(end(count=count, index=index))
+    assert wire.TextReply("x", 0, "m", n=2).counted(answers) == {
+        "prompt_tokens": 10,
+        "completion_tokens": 10,
+        "total_tokens": 20,
+    }

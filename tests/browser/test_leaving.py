@@ -175,7 +175,7 @@ def test_the_page_does_not_scroll_away_from_someone_who_scrolled_up(visit, serve
     wait_until(lambda: answer.evaluate("e => e.scrollTop") > 50, page)  # it follows
     answer.evaluate("e => { e.scrollTop = 0; e.dispatchEvent(new Event('scroll')) }")
     page.wait_for_timeout(250)
-    assert page.locator('.answer-status[data-state="streaming"]').count() == 1
+    expect(page.locator('.answer-status[data-state="streaming"]')).to_have_count(1)
     assert answer.evaluate("e => e.scrollTop") == 0
     page.locator("#stop").click()
     finished(page)

@@ -10,7 +10,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from playground.config import AppConfig
 from playground.gate import Gate
+from playground.gate.origins import is_own
 from tests.api.conftest import HELLO
 
 LOCAL = [
@@ -49,8 +51,9 @@ def house(name: str) -> Starlette:
     )
 
 
-def gate(**options: object) -> TestClient:
-    return TestClient(Gate(house("pages"), house("api"), **options), base_url="http://localhost:7860")  # type: ignore[arg-type]
+def gate(bound_to: str = "127.0.0.1", **options: object) -> TestClient:
+    guarded = Gate(house("pages"), house("api"), AppConfig(host=bound_to), **options)  # type: ignore[arg-type]
+    return TestClient(guarded, base_url="http://localhost:7860")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,18 @@ def gate(**options: object) -> TestClient:
         ("/docs", "api"),
         ("/docs/swagger-ui.css", "api"),
         ("/openapi.json", "api"),
+        ("/ready", "api"),
+        ("/metrics", "api"),
+        ("/models", "api"),
+        ("/models/x", "pages"),
+        ("/strategies", "api"),
+        ("/generate", "api"),
+        ("/load_model", "api"),
+        ("/api/inference/load", "api"),
+        ("/api/inference", "api"),
+        ("/api/predict", "pages"),
+        ("/config", "pages"),
+        ("/gradio_api/info", "pages"),
         ("/gradio_api/queue/join", "pages"),
         ("/gradio_api/v1/models", "pages"),
     ],
@@ -122,11 +137,37 @@ def test_the_pages_own_requests_come_in():
         assert ws.receive_text() == "pages"
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "https", "own"),
+    [
+        ("http://a.org", "a.org", False, True),
+        ("http://a.org", "a.org:80", False, True),
+        ("https://a.org", "a.org:443", True, True),
+        ("https://a.org", "a.org", False, True),  # a proxy in front that does not say so
+        ("http://a.org", "a.org", True, False),
+        ("https://a.org:8443", "a.org", True, False),
+        ("http://A.ORG:7860", "a.org:7860", False, True),
+        ("http://[::1]:7860", "[::1]:7860", False, True),
+        ("http://a.org/", "a.org", False, False),
+        ("http://a.org@b.org", "a.org", False, False),
+        ("http://a.org:x", "a.org:x", False, False),
+        ("ftp://a.org", "a.org", False, False),
+        ("null", "", False, False),
+        ("http://", "", False, False),
+    ],
+)
+def test_an_origin_is_the_apps_own_or_it_is_not(origin, host, https, own):
+    """A6: scheme, name and port; behind https a plain page is another site."""
+    assert is_own(origin, host, https) is own
+
+
 def test_a_link_from_another_site_may_be_followed_but_not_embedded():
     """A6: browsers say so in Sec-Fetch-*."""
     cross = {"Sec-Fetch-Site": "cross-site"}
     assert gate().get("/", headers=cross | {"Sec-Fetch-Mode": "navigate"}).status_code == 200
-    assert gate().get("/v1/models", headers=cross | {"Sec-Fetch-Mode": "no-cors"}).status_code == 403
+    for site in ("cross-site", "same-site"):
+        headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
+        assert gate().get("/v1/models", headers=headers).status_code == 403
 
 
 def test_a_page_can_neither_fetch_nor_frame_nor_post_elsewhere():

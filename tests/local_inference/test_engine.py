@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from playground.errors import AdapterInvalid, ContextOverflow, EngineFailure, ModelBusy, ModelNotFound, ModelNotLoaded
+from playground.errors import (
+    AdapterInvalid,
+    ContextOverflow,
+    EngineFailure,
+    ModelBusy,
+    ModelNotFound,
+    ModelNotLoaded,
+    ShuttingDown,
+)
 from playground.local_inference import LocalInference, engine
 from playground.types import GenerationEvent, GenerationRequest, Message, ModelSpec
 
@@ -565,9 +573,9 @@ def test_closing_the_engine_ends_every_stream() -> None:
     thread.join(5)
     assert not thread.is_alive()
     assert ended
-    with pytest.raises(EngineFailure, match="shutting down"):
+    with pytest.raises(ShuttingDown, match="shutting down"):
         next(iter(engine.stream(ask())))
-    with pytest.raises(EngineFailure, match="shutting down"):
+    with pytest.raises(ShuttingDown, match="shutting down"):
         engine.load(ModelSpec(str(STARTER), ((str(SQL), 1.0),)))
 
 

@@ -59,3 +59,16 @@ def test_what_answers_is_known_before_the_answer_ends() -> None:
     mailbox.put(_event("a", 1))
     (event,) = mailbox.take()
     assert (event.text, event.provenance, event.finish_reason) == ("a", made, None)
+
+
+def test_the_end_is_told_once_every_answer_has_ended() -> None:
+    """G5: who waits for the next frame need not wait it out."""
+    ends: list[int] = []
+    mailbox = Mailbox(2, lambda: None, lambda: ends.append(1))
+    mailbox.put(_event("a", 1, 0, finish_reason="stop"))
+    assert not ends
+    mailbox.put(_event("x", 1, 1, finish_reason="stop"))
+    assert ends == [1]
+    failing = Mailbox(2, lambda: None, lambda: ends.append(2))
+    failing.put(EngineFailure("Broken."))
+    assert ends == [1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from collections.abc import Callable
@@ -356,6 +357,49 @@ def test_an_adapter_that_needs_peft_shares_the_time_with_the_others(
     at_once(run, 2)
     assert [answers[0], answers[1]] == alone
     assert told[0] or told[1]
+
+
+@pytest.mark.long
+def test_thirty_two_streams_of_three_adapters_are_the_sequential_ones(
+    inference: LocalInference, make_adapter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S5, G2: in float32, three adapters and the base, lengths and styles mixed; readers in threads and on an event loop."""
+    from peft import LoraConfig
+
+    from playground.local_inference.resident import Resident
+
+    monkeypatch.setattr(Resident, "stop_ids", lambda *args: frozenset())  # so that all of them are long
+    third = make_adapter(LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "down_proj"]), "dora")
+    company: tuple[Any, ...] = (((PIRATE, 1.0),), ((SQL, 1.0),), ((third, 0.8),), ())
+    requests = [
+        ask(
+            PROMPTS[at % 3] * (1 + at // 8),
+            *company[at % 4],
+            **STYLES[(at // 4) % 4],
+            seed=at,
+            max_new_tokens=80,
+            logit_bias=[(604, 2.0)] if at % 5 == 0 else [],
+        )
+        for at in range(32)
+    ]
+    alone = ["".join(event.text for event in events_of(inference, request)) for request in requests]
+    texts: dict[int, str] = {}
+
+    async def follow(at: int) -> None:
+        texts[at] = "".join([event.text async for event in inference.astream(requests[at])])
+
+    async def half() -> None:
+        await asyncio.gather(*(follow(at) for at in range(16)))
+
+    def run(at: int) -> None:
+        if at == 0:
+            asyncio.run(half())
+        else:
+            texts[15 + at] = "".join(event.text for event in events_of(inference, requests[15 + at]))
+
+    at_once(run, 17)
+    assert [texts[at] for at in range(32)] == alone
+    assert len(set(alone)) > 20
 
 
 @pytest.mark.long

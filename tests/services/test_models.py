@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from playground.config import ROOT, load_config
-from playground.errors import AdapterInvalid, ModelBusy, ModelNotFound, ModelNotLoaded
+from playground.errors import AdapterInvalid, AdapterUnknown, ModelBusy, ModelNotFound, ModelNotLoaded
 from playground.local_inference import LocalInference
 from playground.local_inference.adapters import inspect_adapter
 from playground.services.models import Models
@@ -40,7 +40,8 @@ def test_names_paths_and_adapters_become_one_spec(models: Models) -> None:
     assert models.spec("org/name").base == "org/name"
 
 
-@pytest.mark.parametrize("base", ["", "nothing", "/no/such/folder", "./nowhere", "a/b/c", "x" * 3000, "~nosuchuser/x"])
+@pytest.mark.parametrize("base", ["", "nothing", "/no/such/folder", "./nowhere", "a/b/c", "x" * 3000, "~nosuchuser/x",
+                                  "starter:a/b", "a/\ud800"])  # fmt: skip
 def test_an_unknown_base_is_refused_with_what_there_is(models: Models, base: str) -> None:
     """P1: before anything is loaded."""
     with pytest.raises(ModelNotFound):
@@ -49,7 +50,9 @@ def test_an_unknown_base_is_refused_with_what_there_is(models: Models, base: str
 
 def test_an_unknown_adapter_is_never_the_base(models: Models) -> None:
     """FACTS: a mistyped adapter id fell back to the base elsewhere."""
-    with pytest.raises(AdapterInvalid, match=r"no adapter 'pirat'.*pirate"):
+    with pytest.raises(AdapterUnknown, match=r"no adapter 'pirat'.*pirate"):
+        models.spec("starter", "pirat")
+    with pytest.raises(AdapterInvalid):  # which is what pages ask for
         models.spec("starter", "pirat")
 
 
@@ -76,6 +79,16 @@ def test_loading_reports_progress_and_ends_with_done(models: Models) -> None:
     (info,) = models.loaded()
     assert [adapter.name for adapter in info.adapters] == ["sql"]
     assert models.memory().weights == info.bytes > 0
+
+
+def test_what_is_there_after_a_load_is_told(models: Models) -> None:
+    """A1: with the adapter attached; asked again it is the same one."""
+    spec = models.spec("starter", "pirate")
+    found = asyncio.run(models.loaded_as(spec))
+    assert "pirate" in [adapter.name for adapter in found.adapters]
+    assert asyncio.run(models.loaded_as(spec)).loaded_at == found.loaded_at
+    assert models.adapter_name("starter", str(PIRATE)) == "pirate"
+    assert models.adapter_name("starter", "/elsewhere/mine") == "mine"
 
 
 def test_a_failed_load_raises_where_it_was_awaited(models: Models) -> None:

@@ -113,6 +113,16 @@ def test_every_template_and_a_conversation_replay(house: House, template: Any) -
     assert house.again(manifest).identical
 
 
+def test_token_ids_and_biases_replay(house: House) -> None:
+    """G10, A4: what was forced is forced again, and what was banned is not there."""
+    free = dataclasses.replace(house.request(adapter="pirate"), prompt=None, prompt_ids=(9, 2, 2, 77), template="raw")
+    banned = house.answered(free)[0].token_ids[0]
+    settings = free.settings.replace(logit_bias=((banned, -100.0), (604, 3.0)), seed=1)
+    (manifest,) = house.answered(dataclasses.replace(free, settings=settings))
+    assert banned not in manifest.token_ids
+    assert house.again(manifest) == ReplayResult(True, None, None, None, None, False, ())
+
+
 def test_each_of_several_answers_replays_by_itself(house: House) -> None:
     """G10, G3: only the one is run."""
     manifests = house.answered(house.request("Write a short story.", num_return_sequences=3, temperature=2.0, seed=1))
@@ -303,6 +313,19 @@ def test_two_tokens_as_good_as_equal_are_within_rounding() -> None:
     assert not _compared(_manifest((1, 2, 5)), _tokens(1, 2, 4, top=NEAR)).within_rounding
 
 
+def test_a_bias_counts_where_two_tokens_are_compared() -> None:
+    """G10, A4: what decided were the logits with it."""
+    for bias, rounding in ((((3, -5.0),), False), (((5, 3.3),), True), (((5, 3.3), (4, 3.0)), False)):
+        greedy = GenerationSettings(strategy="greedy", logit_bias=bias)
+        manifest = _manifest((1, 5 if bias[0][0] == 5 else 3), settings=greedy)
+        assert _compared(manifest, _tokens(1, 4, top=NEAR)).within_rounding == rounding
+    drawn = GenerationSettings(temperature=1.0, logit_bias=((5, -6.0),))
+    top = ((4, "t4", -0.1), (5, "t5", -3.0), (7, "t7", -9.1))
+    assert _compared(_manifest((7,), settings=drawn), _tokens(4, top=top)).within_rounding
+    plain = drawn.replace(logit_bias=())
+    assert not _compared(_manifest((7,), settings=plain), _tokens(4, top=top)).within_rounding
+
+
 def test_a_draw_on_the_border_of_two_tokens_is_within_rounding() -> None:
     """G10: drawn tokens follow each other in the order of likelihood, so neighbours may be far apart in probability."""
     drawn = GenerationSettings(temperature=1.0)
@@ -346,6 +369,18 @@ def test_a_manifest_survives_its_json() -> None:
     assert "10.0.0.7" not in whole.to_json()
 
 
+def test_a_manifest_keeps_token_ids_and_biases() -> None:
+    """G10, A4: as many as a request may have; a manifest of an older version has neither, and is read."""
+    settings = GenerationSettings(logit_bias=tuple((at, at / 16) for at in range(1024)))
+    request = GenerationRequest(_manifest((1,)).request.spec, settings=settings, template="raw", prompt_ids=(3, 1, 3))
+    assert Manifest.from_json(dataclasses.replace(_manifest((1,)), request=request).to_json()).request == request
+    older = json.loads(_manifest((1,)).to_json())
+    del older["request"]["prompt_ids"]
+    for settings_of in (older["request"], older["provenance"]):
+        del settings_of["settings"]["logit_bias"]
+    assert Manifest.from_json(json.dumps(older)) == _manifest((1,))
+
+
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an unknown field": (lambda m: m.update(command="rm"), "unknown field 'command'"),
     "an unknown field of the spec": (
@@ -364,6 +399,11 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda m: m["request"]["spec"].update(adapters=[["a", 10**400]]),
         "strength of adapter",
     ),
+    "a bias of another kind": (lambda m: m["request"]["settings"].update(logit_bias=[[1, "2"]]), "token 1 is '2'"),
+    "biases without ids": (lambda m: m["provenance"]["settings"].update(logit_bias=[1]), "logit_bias holds 1"),
+    "prompt ids that are texts": (lambda m: m["request"].update(prompt_ids=["1"]), "request's prompt_ids"),
+    "prompt ids that are true": (lambda m: m["request"].update(prompt_ids=[True]), "request's prompt_ids"),
+    "two prompts": (lambda m: m["request"].update(prompt_ids=[1], template="raw"), "Both a prompt and prompt_ids"),
     "a setting of another kind": (lambda m: m["request"]["settings"].update(strategy=[]), "strategy"),
     "an index of 10**9": (lambda m: m.update(index=10**9), "index"),
     "a base that is a number": (lambda m: m["request"]["spec"].update(base=1), "spec's base"),

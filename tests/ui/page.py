@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+from starlette.requests import Request
 
 from playground.config import AppConfig
 from playground.services.assembly import Services
+from playground.types import Caller
 from playground.ui import texts
 from playground.ui.playground_tab import PlaygroundTab
 from playground.ui.topbar import TopBar
@@ -21,7 +23,7 @@ class Page:
     def __init__(self, engine: FakeEngine, config: AppConfig) -> None:
         self.services = Services.over(engine, config)
         self.bar, self.tab = (
-            TopBar(self.services.models, self.services.generation),
+            TopBar(self.services.models, self.services.generation, config),
             PlaygroundTab(config, self.services),
         )
         with gr.Blocks(analytics_enabled=False) as self.demo:
@@ -32,10 +34,13 @@ class Page:
 
     def run(
         self, prompt: str, model: str = "starter", adapter: str = texts.NO_ADAPTER, streaming: bool = True,
-        visitor: str = "somebody", strength: float | None = 1.0, **changes: Any,
+        visitor: Any = "somebody", strength: float | None = 1.0, **changes: Any,
     ):  # fmt: skip
-        """The handler of Generate, with the settings as they stand and ``changes`` over them."""
-        asks = SimpleNamespace(session_hash=visitor)
+        """The handler of Generate, with the settings as they stand and ``changes`` over them.
+
+        ``visitor`` is the session of an open page, or what `seen_by_the_gate` makes.
+        """
+        asks = SimpleNamespace(session_hash=visitor) if isinstance(visitor, str) else visitor
         panel = self.tab.panel
         values = [changes.get(name, widget.value) for name, widget in panel.widgets.items()]
         return self.tab._run(
@@ -43,10 +48,18 @@ class Page:
         )
 
     async def look(
-        self, *choice: Any, phase: str = "idle", failure: Any = None, shown: tuple[Any, ...] = ()
+        self, *choice: Any, phase: str = "idle", failure: Any = None, shown: tuple[Any, ...] = (), visitor: Any = None
     ) -> tuple[Any, ...]:
         """The top bar's parts as `_refresh` sends them, and what it remembers of them."""
-        return await self.bar._refresh(*(choice or ("starter", texts.NO_ADAPTER, "auto", 1.0)), failure, phase, shown)
+        asks = visitor or SimpleNamespace(session_hash="somebody")
+        return await self.bar._refresh(
+            asks, *(choice or ("starter", texts.NO_ADAPTER, "auto", 1.0)), failure, phase, shown
+        )
+
+
+def seen_by_the_gate(caller: Caller) -> gr.Request:
+    """The request of a page's event as Gradio hands it on, after the gate has seen it."""
+    return gr.Request(Request({"type": "http", "headers": [], "state": {"caller": caller}}), session_hash="one")
 
 
 async def collected(updates) -> list[dict[Any, Any]]:

@@ -276,7 +276,7 @@ async def test_each_page_is_somebody_of_its_own_where_answers_wait_in_line(confi
     engine = FakeEngine()
     page = Page(engine, config)
     await asyncio.gather(*(collected(page.run("Hi", visitor=name)) for name in ("one", "other")))
-    assert {request.user for request in engine.requests} == {"page one", "page other"}
+    assert {request.user for request in engine.requests} == {"guest one", "guest other"}
 
 
 async def test_one_answers_failure_leaves_the_one_beside_it_alone(config, toasts):

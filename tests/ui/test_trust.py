@@ -219,7 +219,7 @@ async def test_a_replay_says_identical_and_asks_for_the_same_as_this_page(config
     line = page.tab.replays.work.line
     assert any(f"Run again: {number} of 3 tokens" in update.get(line, "") for update in updates for number in (1, 2, 3))
     assert 'data-state="identical"' in last(updates, line)
-    assert engine.requests[1].user == "page somebody"
+    assert engine.requests[1].user == "guest somebody"
     assert engine.requests[1].settings.seed == 7
     assert not any(part in update for update in updates for part in (page.tab.text, page.tab.raw, page.tab.status))
 
@@ -343,7 +343,7 @@ async def test_an_uploaded_zip_is_chosen_and_a_broken_one_says_why(config, tmp_p
     picker = page.tab.picker
     adding = picker._adding
     packed = shutil.make_archive(str(tmp_path / "mine"), "zip", PIRATE)
-    updates = await collected(adding._receive([packed], "", "starter"))
+    updates = await collected(adding._receive(SOMEBODY, [packed], "", "starter"))
     chosen = last(updates, picker.adapter)
     assert chosen["value"] == "mine"
     assert "mine" in chosen["choices"]
@@ -351,7 +351,7 @@ async def test_an_uploaded_zip_is_chosen_and_a_broken_one_says_why(config, tmp_p
     assert page.tab.picker.spec(Choice("starter", "mine")).adapters[0][0].startswith(str(config.uploads))
     readme = tmp_path / "README.md"
     readme.write_text("hello")
-    updates = await collected(adding._receive([str(readme)], "", "starter"))
+    updates = await collected(adding._receive(SOMEBODY, [str(readme)], "", "starter"))
     assert "error-line" in last(updates, adding.status)
     assert len(toasts) == 1
     assert not any(picker.adapter in update for update in updates)
@@ -362,19 +362,19 @@ async def test_only_an_uploaded_adapter_can_be_removed_and_the_question_says_wha
     page = Page(FakeEngine(), config)
     picker, removing = page.tab.picker, page.tab.picker._removing
     packed = shutil.make_archive(str(tmp_path / "mine"), "zip", PIRATE)
-    await collected(picker._adding._receive([packed], "", "starter"))
+    await collected(picker._adding._receive(SOMEBODY, [packed], "", "starter"))
     for adapter, offered in ((texts.NO_ADAPTER, False), ("pirate", False), ("no-such", False), ("mine", True)):
-        shown = await removing._offered("starter", adapter)
+        shown = await removing._offered(SOMEBODY, "starter", adapter)
         assert shown[removing.offer]["visible"] is offered
         assert shown[removing.asked]["visible"] is False
     assert "Deletes the uploaded files of mine" in shown[removing.question]
     assert (config.uploads / "mine").is_dir()
-    done = await removing._remove("mine", "starter")
+    done = await removing._remove(SOMEBODY, "mine", "starter")
     assert not (config.uploads / "mine").exists()
     assert done[picker.adapter]["value"] == texts.NO_ADAPTER
     assert "mine" not in done[picker.adapter]["choices"]
     assert PIRATE.is_dir()
-    again = await removing._remove("mine", "starter")
+    again = await removing._remove(SOMEBODY, "mine", "starter")
     assert "not an uploaded adapter" in again[removing.said]
     assert len(toasts) == 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from playground.types import knobs
@@ -22,6 +22,19 @@ class Strict(BaseModel):
     """No conversions between types, no NaN, and no field that is not declared."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, data: Any) -> Any:
+        """Name the first field that is not declared, beside those that are; after what a subclass takes out first."""
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        unknown = [name for name in data if name not in known] if isinstance(data, dict) else []
+        if unknown:
+            field = str(unknown[0]).encode("utf-8", "backslashreplace").decode()  # pydantic cannot tell half characters
+            raise PydanticCustomError(
+                "unknown_field", "Unknown field {field}. Leave it out.", {"field": field, "known": known}
+            )
+        return data
 
 
 def without_neutral(data: Any, neutral: Mapping[str, tuple[object, ...]]) -> Any:
@@ -90,8 +103,8 @@ class Made(BaseModel):
     )
 
 
-class Problem(BaseModel):
-    """What went wrong, in a sentence that says what to do next; `code` is stable."""
+class OpenAIProblem(BaseModel):
+    """What went wrong, in a sentence that says what to do next; `code` is stable, `param` names the field."""
 
     message: str
     type: str
@@ -99,7 +112,19 @@ class Problem(BaseModel):
     code: str | None
 
 
+class Problem(OpenAIProblem):
+    """What went wrong: `message` is the whole sentence, `remedy` its part that says what to do next."""
+
+    remedy: str
+
+
 class Failure(BaseModel):
-    """Every error of the API has this shape."""
+    """Every error of the API has this shape, but for those under `/v1`."""
 
     error: Problem
+
+
+class OpenAIFailure(BaseModel):
+    """Every error under `/v1` has OpenAI's shape."""
+
+    error: OpenAIProblem

@@ -32,7 +32,8 @@ class Answer:
 
     With several answers to one prompt each has its own index; tokens, stats, finish and provenance are kept for each.
     ``prompt_hash`` is that of the prompt's token ids, "" as long as nobody has asked for it; ``named`` the request's spec
-    by the names that are offered here: what is handed out holds no path of them.
+    by the names that are offered here: what is handed out holds no path of them. ``cached`` are those that were made
+    earlier, for somebody who asked the same.
     """
 
     request: GenerationRequest
@@ -46,6 +47,7 @@ class Answer:
     elapsed_s: float = 0.0
     provenance: dict[int, Provenance] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    cached: set[int] = field(default_factory=set)
     error: str = ""
     stopped: bool = False
     prompt_hash: str = ""
@@ -62,6 +64,8 @@ class Answer:
             self.statuses[event.index] = event.status
         if event.notice and event.notice not in self.notices:
             self.notices.append(event.notice)
+        if event.cached:
+            self.cached.add(event.index)
         if event.finish_reason:
             self.finish[event.index] = event.finish_reason
         if event.provenance:
@@ -198,6 +202,7 @@ def _stats_line(answer: Answer, index: int) -> str:
         "" if first is None else f"first token {seconds_text(first)}",
         f"total {seconds_text(stats.elapsed_s)}",
         _finish_words(finish),
+        f'<span title="{escape(texts.CACHED_HELP)}">{texts.CACHED}</span>' if index in answer.cached else "",
         "" if seed is None else f"seed {seed}",
         f'<span class="weights">{escape(answer.weights)}</span>',
         _pause_words(answer, index),

@@ -134,23 +134,25 @@ def _chip(kind: str, name: str, note: str, bad: bool, ready: bool, field_name: s
     )
 
 
-def loaded_list(residents: Sequence[ResidentInfo], names: Mapping[str, str]) -> str:
-    """The models in memory, each with its size, its adapters and a button that unloads it. ``names``: base → name."""
+def loaded_list(residents: Sequence[ResidentInfo], names: Mapping[str, str], may_unload: bool = True) -> str:
+    """The models in memory, each with its size, its adapters and a button that unloads it. ``names``: base → name.
+
+    Who may not unload sees the size alone.
+    """
     if not residents:
         return f'<p class="muted">{escape(texts.NOTHING_LOADED)}</p>'
     rows = "".join(
-        _loaded_row(resident, names, [other for other in residents if other.base == resident.base])
+        _loaded_row(resident, names, [other for other in residents if other.base == resident.base], may_unload)
         for resident in residents
     )
     return f'<ul class="loaded-list">{rows}</ul>'
 
 
-def _loaded_row(resident: ResidentInfo, names: Mapping[str, str], copies: Sequence[ResidentInfo]) -> str:
+def _loaded_row(
+    resident: ResidentInfo, names: Mapping[str, str], copies: Sequence[ResidentInfo], may_unload: bool
+) -> str:
     """``copies`` are the base in every precision that is in memory: they are unloaded together."""
     name = names.get(resident.base, resident.base)
-    size = sum(copy.bytes + sum(adapter.bytes for adapter in copy.adapters) for copy in copies)
-    unload = "Unload" if len(copies) == 1 else f"Unload all {len(copies)}"
-    what = "the model and its adapters" if len(copies) == 1 else f"{name} in every precision, and all adapters of it,"
     facts = [
         f"{resident.parameters / 1e6:,.1f} M parameters",
         resident.dtype if resident.quantization == "none" else resident.quantization,
@@ -160,10 +162,20 @@ def _loaded_row(resident: ResidentInfo, names: Mapping[str, str], copies: Sequen
     adapters = "".join(_adapter_row(adapter) for adapter in resident.adapters)
     attached = f'<ul class="adapters">{adapters}</ul>' if adapters else '<p class="muted">no adapters attached</p>'
     return (
-        f'<li><div class="loaded-head"><b>{escape(name)}</b>'
-        f'<button type="button" class="unload" data-unload="{escape(resident.base)}" '
-        f'title="Removes {escape(what)} from memory; files stay.">{unload}, frees {bytes_text(size)}</button>'
-        f'</div><p class="muted">{escape(" · ".join(facts))}</p>{_why(resident)}{attached}</li>'
+        f'<li><div class="loaded-head"><b>{escape(name)}</b>{_unload_button(name, copies, may_unload)}</div>'
+        f'<p class="muted">{escape(" · ".join(facts))}</p>{_why(resident)}{attached}</li>'
+    )
+
+
+def _unload_button(name: str, copies: Sequence[ResidentInfo], may_unload: bool) -> str:
+    size = bytes_text(sum(copy.bytes + sum(adapter.bytes for adapter in copy.adapters) for copy in copies))
+    if not may_unload:
+        return f'<span class="muted" title="{escape(texts.OPERATORS_ONLY)}">{size}</span>'
+    unload = "Unload" if len(copies) == 1 else f"Unload all {len(copies)}"
+    what = "the model and its adapters" if len(copies) == 1 else f"{name} in every precision, and all adapters of it,"
+    return (
+        f'<button type="button" class="unload" data-unload="{escape(copies[0].base)}" '
+        f'title="Removes {escape(what)} from memory; files stay.">{unload}, frees {size}</button>'
     )
 
 

@@ -189,3 +189,13 @@ def test_an_answer_that_failed_offers_no_replay():
     answer.fail("It broke.")
     answer.finish[0] = "cancelled"
     assert "data-replay" not in answer_status(answer)
+
+
+def test_an_answer_that_was_kept_from_before_says_so():
+    """A8: marked as what it is, and only that one of several."""
+    answer = an_answer(num_return_sequences=2)
+    answer.fold(event("a", 2, finish_reason="stop", provenance=made(), cached=True))
+    answer.fold(event("b", 2, finish_reason="stop", provenance=made(), index=1))
+    first, second = answer_status(answer).split("<b>Answer 2</b>")
+    assert "kept from before" in first
+    assert "kept from before" not in second
