@@ -6,12 +6,14 @@ This is the composition root: arguments → configuration → engine → service
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 AT_ONCE = 300  # what the pages' own queue lets through: more than the engine takes, which tells people their place
 WAITING_AT_MOST = 200
 LAST_WORD_S = 5.0
+LAST_NEWS_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,14 @@ class Playground:
         Jobs go on at the next start. If a download or a load holds on, it is left behind.
         """
         self.services.jobs.close()
-        self.services.generation.drain(self.config.drain)
+        left = self.services.generation.drain(self.config.drain)
         last_word = threading.Timer(LAST_WORD_S, os._exit, (0,))
         last_word.daemon = True
         last_word.start()
         self.engine.close()
+        if left:  # what the pages' answers end with is brought by Gradio's queue, while that runs
+            self.services.generation.drain(LAST_NEWS_S)
+            time.sleep(LAST_NEWS_S)
         self.demo.close(verbose=False)
 
 
@@ -178,11 +184,16 @@ def free_port(host: str, port: int) -> int:
             return int(probe.getsockname()[1])
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"Cannot listen on {host}, port {port}: {reason}.", "Choose another with --port.") from error
+        taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+        remedy = "Choose another with --port." if taken else "Check --host: it is an address of this machine."
+        raise ConfigError(f"Cannot listen on {host}, port {port}: {reason}.", remedy) from error
 
 
 def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """The command line as overrides for `load_config`, laid over the PLAYGROUND_* variables."""
+    """The command line as overrides for `load_config`, laid over the PLAYGROUND_* variables.
+
+    Raises `ConfigError` for an option whose value is empty.
+    """
     parser = argparse.ArgumentParser(
         prog="app.py",
         description="Chat with a base model and its LoRA adapters side by side.",
@@ -219,6 +230,10 @@ def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--keep-alive", metavar="SECONDS", help="unload a model that was unused for so long (0: never)")
     parser.add_argument("--preload", action="store_true", default=None, help="load the first model once the page is up")
     given = {key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None}
+    for key, value in given.items():
+        texts = value if isinstance(value, list) else [str(value)]
+        if not all(map(str.strip, texts)):  # a variable that a shell has not got must not open a door
+            raise ConfigError(f"--{key.replace('_', '-')} is empty.", "Give it a value, or leave it out.")
     return {**environment_overrides(), **given}
 
 

@@ -168,13 +168,14 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     for extra in added:
         models.setdefault(extra, ModelEntry(name=extra, path=extra, description="Added when the app was started."))
     host = str(merged.get("host", "127.0.0.1"))
-    shared = not is_loopback(host)
+    hosts = _hosts(merged.get("allow_host", ()))
+    shared = not (is_loopback(host) and all(map(is_loopback, hosts)))  # another name means that a proxy passes it on
     return AppConfig(
         host=host,
         port=_port(merged.get("port", 7860)),
         upload_limit=_bytes("upload_limit", merged.get("upload_limit", AppConfig.upload_limit)),
         data_dir=Path(merged.get("data_dir", AppConfig.data_dir)).expanduser(),
-        device=str(merged.get("device", "auto")),
+        device=_device(merged.get("device", "auto")),
         dtype=_one_of("dtype", merged.get("dtype", "auto"), DTYPES),
         quantization=_one_of("quantization", merged.get("quantization", "auto"), QUANTIZATIONS),
         memory_budget=_memory_budget(merged.get("memory_budget", "auto")),
@@ -189,7 +190,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         admin_key=_secret("admin_key", merged.get("admin_key", "")),
         oauth_users=_list("oauth_users", merged.get("oauth_users", ())),
         allow_origins=_origins(merged.get("allow_origin", ())),
-        allow_hosts=_hosts(merged.get("allow_host", ())),
+        allow_hosts=hosts,
         session_hours=_positive("session_hours", merged.get("session_hours", AppConfig.session_hours)),
         login_limit=_rate("login_limit", merged.get("login_limit", AppConfig.login_limit)),
         rate_limit=_rate("rate_limit", merged.get("rate_limit", "10 per minute" if shared else "off")),
@@ -206,7 +207,8 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
 
 
 def environment_overrides(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """`PLAYGROUND_HOST`, `PLAYGROUND_PORT` (or `PORT`), … as overrides for `load_config`; lists are split at commas.
+    """`PLAYGROUND_HOST`, `PLAYGROUND_PORT` (or `PORT`), … as overrides for `load_config`; lists are split at commas,
+    and users at line breaks where there are any: a password may hold a comma then.
 
     A Space (`SPACE_ID`) is reached from everywhere, so there all addresses are listened on unless a host is named.
     """
@@ -222,7 +224,8 @@ def environment_overrides(environ: Mapping[str, str] = os.environ) -> dict[str, 
             found[key] = value
     for key in ("model", "adapter", "auth", "api_key", "allow_origin", "allow_host", "oauth_users"):
         if value := environ.get(f"PLAYGROUND_{key.upper()}"):
-            found[key] = [item.strip() for item in value.split(",") if item.strip()]
+            items = value.splitlines() if key == "auth" and "\n" in value else value.split(",")
+            found[key] = [item.strip() for item in items if item.strip()]
     if value := environ.get("PLAYGROUND_PRELOAD"):
         found["preload"] = value.lower() in ("1", "true", "yes", "on")
     return found
@@ -351,6 +354,13 @@ def _one_of(key: str, value: Any, known: Sequence[Any]) -> Any:
     return value
 
 
+def _device(value: Any) -> str:
+    """A device's name; whether this machine has it is found out when a model is loaded."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)):
+        raise ConfigError(f"device is {value!r}.", "Use auto, cpu, cuda, cuda:N or mps.")
+    return str(value)
+
+
 def _memory_budget(value: Any) -> float:
     """ "auto", a share of the memory (0.5, "50 %") or bytes (8000000000, "8 GB") as a number; see `AppConfig`."""
     text = str(value).strip().lower()
@@ -467,7 +477,8 @@ def _passwords(value: Any) -> Mapping[str, str]:
     if any(not name.strip() or ":" in name or not password for name, password in pairs):
         raise ConfigError(
             "auth has an entry without a user or a password.",
-            "Write each as USER:PASS; a password with a comma goes into the configuration file.",
+            "Write each as USER:PASS. In PLAYGROUND_AUTH commas part them, unless line breaks do: end the line after a "
+            "password with a comma.",
         )
     found = {name.strip(): password for name, password in pairs}
     if len(found) < len(pairs):

@@ -508,6 +508,8 @@ class GenerationEvent:
     ``finish_reason``, and the stream's last event is one of them. ``provenance`` comes before the first token, and again
     with the finish reason. ``cached`` says that the answer was made earlier, for the same request of the same weights.
     ``end`` is the token that ended the answer where one did; it counts, and is no part of the text or of ``tokens``.
+    ``prompt_hash`` comes with the first provenance: SHA-256 of the token ids that the model reads, which tells apart what a
+    template with a date in it makes of the same words.
     """
 
     status: Status
@@ -520,6 +522,7 @@ class GenerationEvent:
     provenance: Provenance | None = None
     cached: bool = False
     end: Token | None = None
+    prompt_hash: str = ""
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,11 @@ def test_who_may_come_in_can_be_said_on_the_command_line():
         (["--api-key", "short"], ["api_key", "8"]),
         (["--allow-origin", "*"], ["allow_origin", "https://example.org"]),
         (["--auth", "anna:x", "--data-dir", "/proc/nowhere"], ["/proc/nowhere/secret", "--data-dir"]),
-        (["--host", "no.such.host.invalid"], ["no.such.host.invalid", "Cannot listen"]),
+        (["--host", "no.such.host.invalid"], ["no.such.host.invalid", "Cannot listen", "--host"]),
+        (["--admin-key", ""], ["--admin-key is empty"]),
+        (["--data-dir", ""], ["--data-dir is empty"]),
+        (["--api-key", "sk-long-enough", "--api-key", ""], ["--api-key is empty"]),
+        (["--device", "gpu"], ["'gpu'", "cuda:N"]),
     ],
 )
 def test_what_cannot_start_says_so_in_one_sentence(options, words, capfd):

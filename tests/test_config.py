@@ -251,6 +251,27 @@ def test_who_shares_a_server_shares_it_within_limits(tmp_path: Path) -> None:
     assert (own.answer_cache, own.content_filter, own.metrics) == (0, "", True)
 
 
+def test_a_server_behind_a_proxy_is_shared() -> None:
+    """S2: bound to loopback, but answering to another name: somebody passes on what comes from elsewhere."""
+    for hosts, shared in (((), False), (["localhost", "127.0.0.1"], False), (["demo.example"], True)):
+        config = load_config(overrides={"allow_host": hosts})
+        assert (config.is_shared, config.free_paths) == (shared, not shared)
+        assert config.rate_limit == ("10 per minute" if shared else "off")
+
+
+def test_a_password_may_hold_a_comma(tmp_path: Path) -> None:
+    """A6: as an argument, in the file, and in the environment where the line is ended."""
+    assert load_config(overrides={"auth": ["anna:a,b"]}).auth == {"anna": "a,b"}
+    for text, users in (("anna:a,b\n", {"anna": "a,b"}), ("anna:a,b\nben:c", {"anna": "a,b", "ben": "c"})):
+        assert load_config(overrides=environment_overrides({"PLAYGROUND_AUTH": text})).auth == users
+    path = tmp_path / "playground.toml"
+    path.write_text('[server]\nauth = ["anna:a,b"]\n')
+    assert load_config(path).auth == {"anna": "a,b"}
+    with pytest.raises(ConfigError, match="line breaks") as refused:
+        load_config(overrides=environment_overrides({"PLAYGROUND_AUTH": "anna:one,SECRET"}))
+    assert "SECRET" not in str(refused.value)
+
+
 def test_a_space_is_shared() -> None:
     """S2, R4: it is reached from everywhere, so it listens everywhere, within limits, unless its owner names a host."""
     assert load_config(overrides=environment_overrides({"SPACE_ID": "a/b"})).is_shared

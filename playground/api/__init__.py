@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 
 from playground import __version__
 from playground.api import classic, completions, docs, failures, health, inference, jobs, metrics, openai, sockets, warm
+from playground.api.stopping import Stopping
 from playground.config import AppConfig, environment_overrides, load_config, prepare_process
 from playground.gate import Gate, Identity, journal
 from playground.local_inference import LocalInference
@@ -29,7 +31,8 @@ def create_app(config: AppConfig | None = None, services: Services | None = None
     """The API over the given services.
 
     Without them it is a server of its own: configuration from configs/playground.toml and PLAYGROUND_* variables, an
-    engine that is closed with it, and its own gate. Raises `ConfigError` when the configuration cannot be read.
+    engine that is closed with it, and its own gate. A signal to stop it lets answers finish first. Raises `ConfigError`
+    when the configuration cannot be read.
     """
     if config is None or services is None:
         return _alone(config)
@@ -54,13 +57,15 @@ def _alone(config: AppConfig | None) -> FastAPI:
 def _api(config: AppConfig, services: Services, owned: LocalInference | None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if owned is not None:
-            services.jobs.start()
-            services.preload.start()
+        if owned is None:
+            yield
+            return
+        stopping = Stopping(services, owned, config.drain)
+        stopping.listen()
+        services.jobs.start()
+        services.preload.start()
         yield
-        if owned is not None:
-            services.jobs.close()
-            owned.close()
+        await asyncio.to_thread(stopping.close)
 
     app = FastAPI(
         title="Adapter Playground",
@@ -82,7 +87,7 @@ def _api(config: AppConfig, services: Services, owned: LocalInference | None) ->
         inference.router(config, services),
         classic.router(services),
         sockets.router(services),
-        jobs.router(services),
+        jobs.router(config, services),
         docs.router(),
     ):
         app.include_router(routes)

@@ -34,5 +34,5 @@ def admin(http: HTTPConnection) -> Caller:
         return caller
     message = "Loading, swapping and unloading models is for the administrator of this server."
     if http.scope.get("state", {}).get("has_admin_key"):
-        raise NotPermitted(message, "Send its admin key as 'Authorization: Bearer KEY', or log in as admin.")
+        raise NotPermitted(message, "Send its admin key as 'Authorization: Bearer KEY', or sign in as admin.")
     raise NotPermitted(message, "Whoever runs it can start it with --admin-key KEY, and that key may.")

@@ -71,8 +71,7 @@ class Completions:
         return await replied(reply, Answers(n * len(requests)), events, http, bool(body.stream))
 
     def _requests(self, body: CompletionRequest, user: str) -> list[GenerationRequest]:
-        named = self._names.resolve(body.model)
-        spec = self._models.spec(named.base, named.adapter, named.scale)
+        named, spec = self._names.asked(body.model)
         settings = body.settings(self._models.recommended(named.base) or GenerationSettings())
         prompts = [(p, ()) if isinstance(p, str) else (None, tuple(p)) for p in body.prompt]
         return [

@@ -13,6 +13,7 @@ from playground.api.asker import caller_of
 from playground.api.reports import moment, report
 from playground.api.schemas.inference import GenerateBody
 from playground.api.schemas.jobs import JobBody, JobLine, JobList, JobRemoved, JobReport, ManyBody, Progress
+from playground.config import AppConfig
 from playground.errors import InvalidRequest, PlaygroundError
 from playground.services.answers import Answer
 from playground.services.assembly import Services
@@ -37,7 +38,8 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {
 class LongJobs:
     """The routes of long jobs. They block, so FastAPI runs them beside the event loop."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, config: AppConfig, services: Services) -> None:
+        self._shared = config.is_shared
         self._jobs = services.jobs
         self._entries = services.entries
         self._limits = services.limits
@@ -56,8 +58,14 @@ class LongJobs:
         return JSONResponse(line(state).model_dump(), 202, {"Location": f"{PATH}/{state.id}"})
 
     def all(self, http: Request) -> JobList:
-        """Your jobs, the latest first, without their answers."""
-        return JobList(jobs=[line(state) for state in self._jobs.of(caller_of(http).id)])
+        """Your jobs, the latest first, without their answers.
+
+        Where others can reach the server, who comes without a key, a login or a browser's cookie gets none: an address may
+        be many people's. With its id each job is still found.
+        """
+        caller = caller_of(http)
+        nobody = self._shared and caller.kind == "address"
+        return JobList(jobs=[] if nobody else [line(state) for state in self._jobs.of(caller.id)])
 
     def get(self, job_id: JobId, http: Request) -> Response:
         """One of your jobs: how far it is, and the answers that there are. 404 for anybody else's."""
@@ -82,9 +90,9 @@ class LongJobs:
         return asked
 
 
-def router(services: Services) -> APIRouter:
+def router(config: AppConfig, services: Services) -> APIRouter:
     """The routes of long jobs."""
-    jobs = LongJobs(services)
+    jobs = LongJobs(config, services)
     routes = APIRouter(prefix=PATH, tags=["Long jobs"], responses=failures.RESPONSES)
     routes.add_api_route(
         "", jobs.submit, methods=["POST"], status_code=202, summary="Start a job", response_model=JobLine,

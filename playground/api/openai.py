@@ -111,10 +111,10 @@ class Chat:
         return await replied(reply, answers, self._generation.astream(request), http, bool(body.stream))
 
     def _request(self, body: ChatCompletionRequest, user: str) -> GenerationRequest:
-        named = self._names.resolve(body.model)
+        named, spec = self._names.asked(body.model)
         messages, begun = body.turns()
         return GenerationRequest(
-            spec=self._models.spec(named.base, named.adapter, named.scale),
+            spec=spec,
             messages=messages,
             settings=body.settings(self._models.recommended(named.base) or GenerationSettings()),
             prefill=begun,

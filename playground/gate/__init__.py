@@ -21,7 +21,7 @@ from playground.gate.identity import Identity, Visit
 from playground.gate.lockout import in_words
 from playground.gate.login import MAX_FORM_BYTES, Login, redirect, wants_page
 from playground.gate.origins import Origins, is_cross_site
-from playground.gate.paths import OPEN, UPLOADS, is_api_path, is_login_path
+from playground.gate.paths import OPEN, UPLOADS, is_api_path, is_closed_path, is_login_path, is_upload_path
 from playground.gate.refusals import Refusal
 from playground.types import Caller
 
@@ -31,6 +31,7 @@ MAX_PAGE_BODY_BYTES = 32 * 1024 * 1024  # what a page itself sends: histories, a
 _EXPOSED = ("X-Request-ID", "Retry-After")
 _METHODS = ("GET", "POST", "PUT", "DELETE")
 _BUG = Refusal(500, "internal_error", "Something went wrong in the server; its log says what.", "Try again.")
+_NOTHING_HERE = Refusal(404, "not_found", "There is nothing at this address.", "Open the app's own page.")
 
 
 class Gate:
@@ -131,6 +132,8 @@ class Gate:
                 await redirect(scope)(scope, receive, send)
             else:
                 await self._wants_key(visit).answer(scope, receive, send)
+        elif is_closed_path(scope["path"]) or (is_upload_path(scope["path"]) and self._config.is_shared):
+            await _NOTHING_HERE.answer(scope, receive, send)
         elif scope["path"] == UPLOADS:
             await self._app(scope, receive, send)
         else:
@@ -146,7 +149,7 @@ class Gate:
             headers = {"Retry-After": str(visit.wait)}
             return Refusal(429, "rate_limited", "Too many wrong keys came from this address.", remedy, headers)
         ways = ["send a key of this server as 'Authorization: Bearer KEY'"] if self._config.api_keys else []
-        ways += ["log in at /login"] if self._config.needs_login else []
+        ways += ["sign in at /login"] if self._config.needs_login else []
         remedy = " or ".join(ways)
         message = (
             "This key is none of this server's." if visit.wrong_key else "This server answers only to people it knows."

@@ -11,7 +11,7 @@ from starlette.types import Scope
 from playground.config import is_loopback
 
 _ONE_HOUSEHOLD = 64  # bits: an IPv6 network of this size is one caller's, who may use any address in it
-_RELAYED = ("forwarded", "via", "x-real-ip", "x-forwarded-")
+_RELAYED = ("forwarded", "via", "x-real-ip", "x-forwarded-", "x-client-ip", "true-client-ip", "cf-", "cdn-loop")
 
 
 def household(host: str) -> str:
@@ -22,7 +22,7 @@ def household(host: str) -> str:
         return host
     if address.version == 6 and address.ipv4_mapped:
         return str(address.ipv4_mapped)
-    if address.version == 6:
+    if address.version == 6 and not address.is_loopback:
         return str(ipaddress.ip_network((address, _ONE_HOUSEHOLD), strict=False))
     return str(address)
 
@@ -41,9 +41,12 @@ def address_of(scope: Scope, headers: Headers, on_space: bool) -> str:
 
 
 def is_here(scope: Scope, headers: Headers) -> bool:
-    """True when a program or browser of this very machine sent this, and nobody has passed it on."""
+    """True when a program or browser of this very machine sent this, and nobody has passed it on.
+
+    HTTP/1.0 is spoken by no browser, but by a proxy that says nothing of whom it speaks for (nginx does, unless told).
+    """
     client = scope.get("client")
-    if client is None or not is_loopback(str(client[0])):
+    if client is None or not is_loopback(str(client[0])) or scope.get("http_version") == "1.0":
         return False
     return not any(name.startswith(_RELAYED) for name in headers)
 

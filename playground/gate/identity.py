@@ -20,13 +20,14 @@ from playground.types import Caller
 
 ADMIN = "admin"
 _KEY_DIGITS = 12
+_BEYOND_GUESSING = 20  # letters: a key of so many counts while others guess from the same address, say behind one proxy
 
 
 @dataclass(frozen=True)
 class Visit:
     """What is known about one request: who sends it, whether with a key that is none, and a new guest's number.
 
-    ``wait`` is for how many seconds no key from there is looked at, after too many guesses.
+    ``wait`` is for how many seconds no short key from there is looked at, after too many guesses.
     """
 
     caller: Caller
@@ -43,7 +44,8 @@ class Identity:
 
     def __init__(self, config: AppConfig) -> None:
         self._config = config
-        self._keys = [(_digest(key), key == config.admin_key) for key in (*config.api_keys, config.admin_key) if key]
+        keys = [key for key in (*config.api_keys, config.admin_key) if key]
+        self._keys = [(_digest(key), key == config.admin_key, len(key) >= _BEYOND_GUESSING) for key in keys]
         self._passwords = {name: _digest(password) for name, password in config.auth.items()}
         if config.admin_key:
             self._passwords.setdefault(ADMIN, _digest(config.admin_key))
@@ -70,10 +72,10 @@ class Identity:
         address = address_of(scope, headers, self._on_space)
         given = [_digest(key) for key in keys_of(headers)] if self._keys else []
         wait = self._guesses.wait(address) if given else 0
+        if found := self._by_key(given, address, guessed_at=wait > 0):
+            return Visit(found)
         if wait:
             return Visit(_stranger(address, False), wrong_key=True, wait=wait)
-        if found := self._by_key(given, address):
-            return Visit(found)
         self._guesses.failed(address, given)
         wrong_key = bool(given)
         if not cookies_count:
@@ -101,12 +103,14 @@ class Identity:
     def _is_open(self) -> bool:
         return not (self._keys or self._config.needs_login)
 
-    def _by_key(self, given: list[bytes], address: str) -> Caller | None:
-        """The caller whose key was given; every key is compared, whichever fits."""
+    def _by_key(self, given: list[bytes], address: str, guessed_at: bool) -> Caller | None:
+        """The caller whose key was given; every key is compared, whichever fits. Short ones count for nothing while
+        somebody guesses: they may be words, and the admin key is a password as well.
+        """
         found: tuple[bytes, bool] | None = None
         for digest in given:
-            for known, admin in self._keys:
-                if hmac.compare_digest(digest, known):
+            for known, admin, long in self._keys:
+                if hmac.compare_digest(digest, known) and (long or not guessed_at):
                     found = (known, admin or (found is not None and found[1]))
         if found is None:
             return None

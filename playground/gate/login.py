@@ -119,6 +119,7 @@ class Login:
         if session is None:
             self._lockout.failed(address, name)
             return self._page(request, wanted, name, _WRONG, 401)
+        self._lockout.succeeded(address, name)
         return self._begin(request, session, wanted)
 
     async def ask(self, request: Request) -> Response:

@@ -29,7 +29,8 @@ class Origins:
         on_space = os.environ.get("SPACE_HOST", "").split(",") if os.environ.get("SPACE_ID") else []
         named = {name.strip() for name in (*config.allow_hosts, *on_space) if name.strip()}
         self._any_address = bool(on_space)  # the Hub asks for a sign of life by the container's own address
-        self._any_host = not is_loopback(config.host) and not config.allow_hosts
+        self._only_here = is_loopback(config.host)
+        self._any_host = not self._only_here and not config.allow_hosts
         self._hosts = {hostname(name) or name.lower() for name in named}
         if config.host.strip("[]") not in _EVERY_ADDRESS:
             self._hosts.add(config.host.strip("[]").lower())
@@ -38,6 +39,11 @@ class Origins:
     def refusal(self, scope: Scope, headers: Headers, *, api: bool) -> tuple[str, str]:
         """Why this request may not come in, and what to do about it; empty when it may."""
         host = headers.get("host", "")
+        if self._only_here and _is_outside(scope):
+            return (
+                "This server is configured for this machine alone, but listens to others.",
+                "Set PLAYGROUND_HOST to the address that it is started with, so that what is for others is kept to.",
+            )
         if len(headers.getlist("host")) > 1 or not self._is_answered(host):
             return (
                 f"This server answers only to localhost{self._and_named()}, not to {host[:120]!r}.",
@@ -73,7 +79,8 @@ def is_cross_site(scope: Scope, headers: Headers) -> bool:
     origins = headers.getlist("origin")
     if origins:
         return len(origins) > 1 or not is_own(origins[0], headers.get("host", ""), is_https(scope))
-    return headers.get("sec-fetch-site") in _OTHER_SITES and headers.get("sec-fetch-mode") != "navigate"
+    followed = headers.get("sec-fetch-mode") == "navigate" and scope.get("method") in ("GET", "HEAD")
+    return headers.get("sec-fetch-site") in _OTHER_SITES and not followed
 
 
 def is_own(origin: str, host: str, https: bool) -> bool:
@@ -105,6 +112,17 @@ def site_of(origin: str) -> Site | None:
     if parts.path or parts.query or parts.fragment:
         return None
     return parts.scheme, parts.hostname, port or _DEFAULT_PORTS[parts.scheme]
+
+
+def _is_outside(scope: Scope) -> bool:
+    """True when the request came to another address of this machine than loopback's, as the socket says."""
+    server = scope.get("server")
+    try:
+        address = ipaddress.ip_address(str(server[0]) if server else "")
+    except ValueError:  # a name, or a socket that is a file
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return not (mapped or address).is_loopback
 
 
 def _is_address(name: str) -> bool:

@@ -42,6 +42,7 @@ _ALWAYS = {
     "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_ABOUT_SOMEBODY = ("text/html", "application/json")  # a page says who has signed in, which no proxy is to keep
 
 
 class Policy:
@@ -59,6 +60,8 @@ class Policy:
                 headers.setdefault(name, "no-cache" if path.startswith("/docs/") else value)
             else:
                 headers[name] = value
+        if headers.get("content-type", "").startswith(_ABOUT_SOMEBODY):
+            headers.setdefault("Cache-Control", "private, no-cache")
 
 
 def for_pages(frame_ancestors: str) -> Policy:

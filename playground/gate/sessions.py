@@ -86,6 +86,8 @@ def kept_secret(data_dir: Path) -> bytes:
         if not path.exists():
             _make(path)
         text = path.read_text(encoding="ascii").strip()
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)  # it was copied or unpacked, and whoever reads it can sign in as anybody
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise ConfigError(

@@ -21,6 +21,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from playground.errors import ModelNotLoaded, PlaygroundError, QueueFull, ShuttingDown
@@ -48,6 +49,7 @@ HEARTBEAT_S = 0.2  # with a frame and a busy machine on top, still an event ever
 FRAME_S = 1 / 60
 MAX_WAITING = 256
 _SEEDS = 2**31
+_LONG = 20_000  # characters that take a few milliseconds to be made tokens of
 # bitsandbytes logs a line for every int8 product, and at import one about an optional kernel that is not needed; the
 # tokenizer warns of long prompts, which are refused in a sentence of our own.
 _TALKATIVE = (
@@ -83,6 +85,8 @@ class LocalInference:
         self._machinery: Machinery | None = None
         self._rows: set[Row] = set()
         self._preparing: dict[Row, Future[Prepared]] = {}  # what rows wait for whose model is not at hand
+        self._arrivals: SimpleQueue[list[Row] | None] = SimpleQueue()
+        self._usher: threading.Thread | None = None
         self._closed = False
 
     def submit(self, request: GenerationRequest, sink: Sink) -> Callable[[], None]:
@@ -107,13 +111,42 @@ class LocalInference:
             row.on_settled = partial(self._rows.discard, row)
             row.report(Status("queued", "waiting"))
         try:
-            threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
+            self._arrived(rows)
         except RuntimeError as error:  # the system gives no more threads
             self._rows.difference_update(rows)
             raise QueueFull(
                 "This machine runs too many threads to take a request.", "Try again in a moment."
             ) from error
         return lambda: self._cancel(rows)
+
+    def _arrived(self, rows: list[Row]) -> None:
+        """Have ``rows`` admitted: in turn with others where that takes a moment, else by a thread of their own.
+
+        Starting a thread takes as long as admitting a row whose model is in memory, and sixteen of them at once take the
+        processor from the answers that are being written.
+        """
+        if self._machinery is None or _is_long(rows[0].request):
+            threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
+            return
+        with self._lock:
+            if self._usher is None:
+                usher = threading.Thread(target=self._usher_in, name="usher", daemon=True)
+                usher.start()
+                self._usher = usher
+        self._arrivals.put(rows)
+
+    def _usher_in(self) -> None:
+        """Admit whoever arrives, in a thread for as long as the engine lives; who must wait for a model waits elsewhere."""
+        while (rows := self._arrivals.get()) is not None:
+            if at_hand := self._all_at_hand(rows):
+                self._admit(rows, at_hand)
+                continue
+            try:
+                threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
+            except RuntimeError:
+                full = QueueFull("This machine runs too many threads to take a request.", "Try again in a moment.")
+                for row in rows:
+                    row.fail(full)
 
     def stream(self, request: GenerationRequest) -> Generator[GenerationEvent, None, None]:
         """The events of ``request``; at least one every 250 ms, at most sixty a second. Closing the iterator cancels.
@@ -280,17 +313,38 @@ class LocalInference:
         with self._lock:
             self._closed = True
             rows = list(self._rows)
+        self._arrivals.put(None)
         self._cancel(rows)
         if self._machinery:
             self._machinery.close()
         for row in rows:
             row.finish("cancelled")
 
-    def _admit(self, rows: list[Row]) -> None:
-        """Prepare the model for ``rows`` of one request and put them in line; the edge of a thread of its own."""
+    def _all_at_hand(self, rows: list[Row]) -> list[Prepared]:
+        """For each of ``rows`` what answers it, pinned; nothing where anything is missing, or wrong."""
+        assert self._machinery is not None
+        found: list[Prepared] = []
+        with contextlib.suppress(Exception):  # whoever admits them meets it again, and tells it
+            for row in rows:
+                prepared = self._machinery.residents.ready(row.request.spec)
+                if prepared is None:
+                    break
+                found.append(prepared)
+        if len(found) == len(rows):
+            return found
+        for prepared in found:
+            prepared.resident.pin(-1)
+        return []
+
+    def _admit(self, rows: list[Row], at_hand: Sequence[Prepared] = ()) -> None:
+        """Put ``rows`` of one request in line, what answers them ``at_hand`` or prepared first; the edge of a thread."""
+        waiting = list(at_hand)
         try:
             for row in rows:
-                prepared = self._prepare(row.request.spec, partial(_report_all, rows), row=row)
+                if waiting:
+                    prepared = waiting.pop(0)
+                else:
+                    prepared = self._prepare(row.request.spec, partial(_report_all, rows), row=row)
                 if row.hold(partial(self._release, row, prepared)):
                     self._ready().admit(row, prepared)
                 else:
@@ -302,6 +356,9 @@ class LocalInference:
             for row in rows:
                 if row not in self._in_line():
                     row.fail(failure)
+        finally:
+            for prepared in waiting:
+                prepared.resident.pin(-1)
 
     def _in_line(self) -> list[Row]:
         if self._machinery is None:
@@ -402,3 +459,9 @@ def _heartbeat(latest: GenerationEvent, started: float) -> GenerationEvent:
     """A sign of life between events: where the request stands, with the time gone on."""
     stats = replace(latest.stats, elapsed_s=max(latest.stats.elapsed_s, time.perf_counter() - started))
     return GenerationEvent(latest.status, stats=stats, index=latest.index)
+
+
+def _is_long(request: GenerationRequest) -> bool:
+    """True where rendering the prompt would hold up who comes next."""
+    texts = [request.prompt or "", *(message.content for message in request.messages)]
+    return sum(map(len, texts)) > _LONG

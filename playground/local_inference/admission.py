@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from array import array
 from collections.abc import Mapping
 from importlib.metadata import version
 
@@ -37,7 +38,14 @@ def prepare_row(row: Row, prepared: Prepared) -> None:
     notice = " ".join(part for part in (row.prompt.notice if row.index == 0 else "", row.applied.notice) if part)
     # What answers is told before the first token: whoever stops the answer has it all the same.
     row.tell(
-        GenerationEvent(Status("queued"), stats=row.stats(), notice=notice, index=row.index, provenance=row.provenance)
+        GenerationEvent(
+            Status("queued"),
+            stats=row.stats(),
+            notice=notice,
+            index=row.index,
+            provenance=row.provenance,
+            prompt_hash=hashlib.sha256(array("q", row.prompt.token_ids).tobytes()).hexdigest(),
+        )
     )
 
 

@@ -47,7 +47,9 @@ def read_adapter(
     report(Status("loading", f"attaching adapter {folder.name}"))
     checked = full_report(folder, None, roots, pickles)
     if checked.info.problems:
-        raise AdapterInvalid(f"Adapter {folder.name!r} cannot be used. {' '.join(checked.info.problems)}")
+        *others, last = (finding for finding in checked.findings if finding.severity == "problem")
+        said = [f"Adapter {folder.name!r} cannot be used.", *(one.sentence for one in others), last.message]
+        raise AdapterInvalid(" ".join(said), last.remedy)
     files = fingerprint(folder)
     folder = as_safetensors(folder, pickles)
     config = _config(folder, checked.info.peft_type)

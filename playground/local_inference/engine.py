@@ -52,6 +52,7 @@ class StepLoop:
     def __init__(self, slots: int = LIVE_ROWS) -> None:
         self.scheduler: Scheduler[Row] = Scheduler(slots, fits)
         self._prefilled = self._prefilled_alone = 0
+        self._unsettled: list[Callable[[], None]] = []  # ends that nobody was told of yet
         self._searching: Row | None = None
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
 
@@ -147,9 +148,9 @@ class StepLoop:
                 _slots(row).leave(row.state.slot)
         except Exception:
             row.resident.slots = SlotCache()  # a slot that nobody owns would trip every later step
+            self._unsettled.append(partial(settle, row))  # once all are given up: who hears of it may ask again at once
             raise
-        finally:
-            settle(row)
+        settle(row)
 
     def _advance(self, row: Row) -> None:
         """One step of ``row`` on its own: its end, its whole beam search, a prefill chunk or a token."""
@@ -301,6 +302,8 @@ class StepLoop:
             self.scheduler.leave(row)
             row.resident.slots = SlotCache()
             row.fail(failure)
+        while self._unsettled:
+            self._unsettled.pop(0)()
 
     def _fail_all(self, rows: list[Row], failure: PlaygroundError) -> None:
         for row in rows:

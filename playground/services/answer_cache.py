@@ -2,7 +2,8 @@
 
 Only what comes out the same each time is kept: greedy answers, beam searches, and drawn ones whose request names a seed. The
 key is the request and the provenance that the engine tells before the first token (the hashes of the base, its adapters and
-the template, precision, device, versions), so an adapter that was trained again is another one.
+the template, precision, device, versions), so an adapter that was trained again is another one; and the prompt's tokens, as
+a template may tell the model what day it is.
 """
 
 from __future__ import annotations
@@ -125,12 +126,12 @@ class Recording:
         return tuple(_kept(parts) for _, parts in sorted(self._parts.items()))
 
 
-def key_of(request: GenerationRequest, provenance: Provenance) -> str:
-    """What identifies the answers to ``request``: all that was asked, and all that answers.
+def key_of(request: GenerationRequest, provenance: Provenance, prompt_hash: str = "") -> str:
+    """What identifies the answers to ``request``: all that was asked, what the model reads of it, and all that answers.
 
     Not who asks, and not the seed that the engine has drawn, which matters to no answer that is kept.
     """
-    values = [_plain(request, "user"), _plain(provenance, "seed")]
+    values = [_plain(request, "user"), _plain(provenance, "seed"), prompt_hash]
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=repr).encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,8 +47,10 @@ class ContentFilter:
     def _reason(self, texts: list[str]) -> str:
         try:
             said: Any = self._check(texts)
-        except Exception:  # whatever an operator's function raises
-            _LOG.exception("The content filter failed, and the request was refused")
+        except Exception as error:  # whatever an operator's function raises
+            # Where and what kind, but not its message: that may well hold the text.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _LOG.error("The content filter failed, and the request was refused: %s\n%s", type(error).__name__, where)
             return "it could not be checked."
         if said is not None and not isinstance(said, str):
             _LOG.error("The content filter returned %s, not None or a text; the request was refused", type(said))

@@ -215,7 +215,7 @@ class _Answering:
         """Whether ``event`` tells what is about to answer, and that has answered the same before: see `kept`."""
         if self._cache is None or self._key or event.provenance is None:
             return False
-        self._key = key_of(self._request, event.provenance)
+        self._key = key_of(self._request, event.provenance, event.prompt_hash)
         self._found = self._cache.get(self._key) or ()
         self._meters.looked_up(bool(self._found))
         return bool(self._found)

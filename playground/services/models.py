@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,10 @@ class Models:
         chosen = quantization or (entry.quantization if entry else None) or self._config.quantization
         return ModelSpec(path, adapters, chosen, dtype or self._config.dtype, device or self._config.device)
 
+    def offers(self, base: str) -> bool:
+        """True for the name of a model that the configuration offers."""
+        return base in self._config.models
+
     def name(self, spec: ModelSpec) -> str:
         """The offered name of ``spec``'s base, or its path or hub id where it has none."""
         for entry in self._config.models.values():
@@ -116,7 +121,7 @@ class Models:
 
     def adapter_name(self, base: str, path: str) -> str:
         """The name under which the adapter at ``path`` is offered for ``base``, else its folder's. Reads the disk."""
-        known = {place(info.path): info.name for info in self.adapters(base)}
+        known = {place(info.path): info.name for info in self.adapters(self.name(ModelSpec(base)))}
         return known.get(place(path), Path(path).name)
 
     def recommended(self, base: str) -> GenerationSettings | None:
@@ -162,7 +167,7 @@ class Models:
 
         Raises `ModelNotLoaded`, or `ModelBusy` while it is answering.
         """
-        spec = self.spec(base)
+        spec = self.spec(self.name(ModelSpec(base.strip())))
         if not any(spec.base in (resident.base, resident.path) for resident in self.loaded()):
             raise ModelNotLoaded(f"{base!r} is not loaded.", "Loaded models are listed beside the memory meter.")
         try:
@@ -219,9 +224,12 @@ class Models:
         return info
 
     def _entry(self, base: str) -> ModelEntry | None:
+        """The entry of that name, or of that path; where others reach the server no folder's path is a name."""
         base = base.strip()
         if base in self._config.models:
             return self._config.models[base]
+        if not self._config.free_paths and is_path(base):
+            return None
         return next((entry for entry in self._config.models.values() if entry.path == base), None)
 
     def _typed_base(self, base: str) -> str:
@@ -248,7 +256,7 @@ class Models:
         adapter = adapter.strip()
         known = self.adapters(base)
         for info in known:
-            if adapter in (info.name, info.path):
+            if adapter == info.name or (self._config.free_paths and adapter == info.path):
                 self._refuse_links_out(info.path)
                 return info.path
         names = ", ".join(info.name for info in known) or "none"
@@ -299,11 +307,24 @@ def _is_text(name: str) -> bool:
 
 
 def _with_unique_names(found: list[AdapterInfo]) -> tuple[AdapterInfo, ...]:
-    """Tell two adapters of one name apart by their parent folder: ``pirate`` and ``pirate (run-2)``."""
-    seen: dict[str, int] = {}
-    for info in found:
-        seen[info.name] = seen.get(info.name, 0) + 1
-    return tuple(
-        dataclasses.replace(info, name=f"{info.name} ({Path(info.path).parent.name})") if seen[info.name] > 1 else info
-        for info in found
-    )
+    """Tell adapters of one name apart by the folders above them, as many as it takes: ``pirate``, ``pirate (b/run)``.
+
+    Where no folder above them is needed a name stays as it is, so the first of two is ``pirate (a)`` as soon as there is
+    another.
+    """
+    above = [0] * len(found)
+    while True:
+        names = [_name_with(info, folders) for info, folders in zip(found, above, strict=True)]
+        alike = Counter(names)
+        most = [len(Path(info.path).parent.parts) for info in found]
+        short = [at for at, name in enumerate(names) if alike[name] > 1 and above[at] < most[at]]
+        if not short:
+            return tuple(dataclasses.replace(info, name=name) for info, name in zip(found, names, strict=True))
+        for at in short:
+            above[at] += 1
+
+
+def _name_with(info: AdapterInfo, folders: int) -> str:
+    """The adapter's name, with so many of the folders above it in brackets."""
+    parts = Path(info.path).parent.parts
+    return f"{info.name} ({Path(*parts[-folders:])})" if folders else info.name

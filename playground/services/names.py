@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from playground.errors import InvalidRequest, ModelNotFound
+from playground.services.kept import Kept
 from playground.services.models import Models
-from playground.types import AdapterInfo, ModelSpec
+from playground.types import SCALE_LIMIT, AdapterInfo, ModelSpec
+
+KEPT_SECONDS = 0.5
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Names:
 
     def __init__(self, models: Models) -> None:
         self._models = models
+        self._asked: Kept[tuple[Named, ModelSpec]] = Kept(KEPT_SECONDS)
 
     def all(self, broken: bool = False) -> dict[str, Named]:
         """Name → what it stands for, without strengths; ``broken`` adapters only when asked for."""
@@ -57,19 +63,32 @@ class Names:
 
     def spec(self, name: str) -> ModelSpec:
         """The `ModelSpec` for ``name``. Raises what `resolve` and `Models.spec` raise."""
+        return self.asked(name)[1]
+
+    def asked(self, name: str) -> tuple[Named, ModelSpec]:
+        """`resolve` and `spec` in one, and found out anew at most twice a second for what is on offer.
+
+        Looking through the folders of all adapters for each of many requests would hold up the answers that are being
+        written. Whoever answers looks at the one adapter's files again, so nothing is answered with what is no longer there.
+        """
+        if self._models.offers(name.partition(":")[0]):
+            return self._asked.get(name, lambda: self._look_up(name))
+        return self._look_up(name)
+
+    def _look_up(self, name: str) -> tuple[Named, ModelSpec]:
         named = self.resolve(name)
-        return self._models.spec(named.base, named.adapter, named.scale)
+        return named, self._models.spec(named.base, named.adapter, named.scale)
 
 
 def _at_strength(name: str, named: Named, strength: str) -> Named:
-    try:
-        scale = float(strength)
-    except ValueError:
-        scale = math.nan
+    scale = float(strength) if _NUMBER.fullmatch(strength) else math.nan
     if not math.isfinite(scale):
         raise ModelNotFound(
             f"There is no model {name!r}: {strength!r} is no strength.", "Write it as base:adapter@0.5."
         )
     if named.adapter is None:
         raise InvalidRequest(f"{name!r} names a strength, but no adapter.", "Write it as base:adapter@0.5.")
+    if abs(scale) > SCALE_LIMIT:  # told here, as a `ModelSpec` knows the adapter by its folder only
+        limit = f"It must be between −{SCALE_LIMIT:g} and {SCALE_LIMIT:g}; 1 is as trained."
+        raise InvalidRequest(f"{name!r} names the strength {scale:g}.", limit)
     return Named(named.base, named.adapter, scale)

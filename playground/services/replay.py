@@ -103,7 +103,7 @@ class Replay:
 
     def named_spec(self, spec: ModelSpec) -> ModelSpec:
         """``spec`` with names for what is offered here, as a person would type them. Reads the disk."""
-        names = {info.path: info.name for info in self._models.adapters(spec.base)}
+        names = {info.path: info.name for info in self._models.adapters(self._models.name(spec))}
         adapters = tuple((names.get(path, path), scale) for path, scale in spec.adapters)
         return dataclasses.replace(spec, base=self._models.name(spec), adapters=adapters)
 

@@ -24,9 +24,27 @@ class Pages(gr.Blocks):  # type: ignore[misc]
     it is answered is noticed without it; states are forgotten by their age and number (see `launch_options`).
     """
 
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
+    ) -> list[Any]:
+        """What a handler is given. Gradio would fetch the address that a file's place may be taken by: nothing here does."""
+        if not explicit_call and names_an_address(inputs):
+            raise gr.Error(texts.NO_ADDRESSES, print_exception=False)
+        found: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        return found
+
     def get_config_file(self) -> Any:
         """What a page is told of itself."""
         return {**super().get_config_file(), "connect_heartbeat": False}
+
+
+def names_an_address(value: Any) -> bool:
+    """True when a file in what a page sent lies at an address, or under a name that no file here has."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        strange = isinstance(path, str) and ("://" in path or not path.isprintable())
+        return strange or any(map(names_an_address, value.values()))
+    return isinstance(value, list) and any(map(names_an_address, value))
 
 
 def build(config: AppConfig, services: Services, *, may_sign_in: bool = False) -> gr.Blocks:

@@ -146,6 +146,7 @@ SHORTCUTS = (
     ("Tab", "Next control"),
 )
 
+NO_ADDRESSES = "A file is dropped onto the page; nothing is fetched from an address."
 OPERATORS_ONLY = "Only the operator of this server may do that, because others are using it too."
 OPERATORS_KEY = "Sign in as admin with the admin key, or ask whoever runs the server."
 SIGN_IN = "Sign in"

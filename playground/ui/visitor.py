@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from playground.config import AppConfig
+from playground.config import AppConfig, is_loopback
 from playground.errors import NotPermitted
 from playground.types import Caller
 from playground.ui import texts
@@ -26,9 +26,10 @@ def caller_of(visitor: gr.Request) -> Caller:
 def may_change_for_all(config: AppConfig, caller: Caller) -> bool:
     """True for whoever may do what all others notice, such as unloading a model.
 
-    On a machine of one's own that is everybody, until an admin key says that it is not.
+    On a machine of one's own that is everybody, until an admin key says that it is not, but nobody whom a proxy has let in.
     """
-    return caller.admin or not (config.is_shared or config.admin_key)
+    elsewhere = caller.address and not is_loopback(caller.address)
+    return caller.admin or not (config.is_shared or config.admin_key or elsewhere)
 
 
 def refuse_change_for_all(config: AppConfig, caller: Caller) -> None:

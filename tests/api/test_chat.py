@@ -264,6 +264,7 @@ NEUTRAL = {
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "logprobs": False,
+    "top_logprobs": 0,
 }
 
 

@@ -89,6 +89,18 @@ def test_there_is_an_example_to_try(described):
                     assert "example" in described["components"]["schemas"][named["$ref"].rpartition("/")[2]]
 
 
+def test_what_comes_back_has_an_example_too(described):
+    """A4: of every kind of answer: with all that it must have and that is not null, and nothing that it has not."""
+    schemas = described["components"]["schemas"]
+    for path in described["paths"].values():
+        for operation in path.values():
+            for status in {"200", "202"} & operation["responses"].keys():
+                if sent := operation["responses"][status]["content"].get("application/json"):
+                    schema = schemas[sent["schema"].get("items", sent["schema"])["$ref"].rpartition("/")[2]]
+                    never_null = {name for name in schema["required"] if not schema["properties"][name].get("nullable")}
+                    assert never_null <= set(schema["example"]) <= set(schema["properties"])
+
+
 def test_the_description_is_valid_openapi_3_0(described):
     """A4: the bundled Swagger UI reads 3.0, which has neither null types nor const."""
     text = json.dumps(described)

@@ -227,6 +227,14 @@ def test_another_callers_job_is_404_and_keys_are_never_written_down(start, fake:
     assert mine not in kept
 
 
+def test_people_behind_one_address_do_not_see_each_others_jobs(start, fake: FakeEngine):
+    """A9, S2: where others can reach the server an address is nobody in particular; the id alone finds a job."""
+    client = start(free_paths=False)
+    job_id = client.post(PATH, json=HELLO).json()["id"]
+    assert client.get(PATH).json() == {"jobs": []}
+    assert client.get(f"{PATH}/{job_id}").json()["id"] == job_id
+
+
 def test_no_deadline_and_no_bound_on_answers_at_once_holds_for_a_job(start, fake: FakeEngine):
     """A9: those are for people who wait; the job's owner may have as many running beside it as ever."""
     fake.script = lambda: [text("one "), 0.15, text("two ", 2), end("stop", "three", 3)]

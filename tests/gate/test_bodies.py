@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from playground.config import AppConfig
 from playground.gate import Gate
+from playground.gate.bodies import Limited
 from tests.api.conftest import listening
 from tests.gate.house import KEY, browser, half
 
@@ -96,6 +97,24 @@ def test_messages_of_a_socket_have_the_same_limit(port):
 
     for message in ("x" * (LIMIT + 1), b"x" * (LIMIT + 1), "é" * (LIMIT // 2 + 1)):
         assert asyncio.run(closed_by(message)) == 1009
+
+
+def test_nothing_is_said_on_a_socket_after_its_end():
+    """A6: an application that does not listen is not let through."""
+    sent: list[str] = []
+
+    async def talks_on(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.send", "text": "and another thing"})
+
+    async def receive():
+        return {"type": "websocket.receive", "text": "x" * 11}
+
+    async def send(message):
+        sent.append(message["type"])
+
+    asyncio.run(Limited(talks_on, limit=10)({"type": "websocket"}, receive, send))
+    assert sent == ["websocket.close"]
 
 
 def test_a_refused_socket_is_told_why(port):

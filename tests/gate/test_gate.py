@@ -14,6 +14,7 @@ from playground.config import AppConfig
 from playground.gate import Gate
 from playground.gate.origins import is_own
 from tests.api.conftest import HELLO
+from tests.gate.house import half
 
 LOCAL = [
     "localhost",
@@ -77,7 +78,8 @@ def gate(bound_to: str = "127.0.0.1", **options: object) -> TestClient:
         ("/load_model", "api"),
         ("/api/inference/load", "api"),
         ("/api/inference", "api"),
-        ("/api/predict", "pages"),
+        ("/api/zzz", "api"),
+        ("/generate/", "api"),
         ("/config", "pages"),
         ("/gradio_api/info", "pages"),
         ("/gradio_api/queue/join", "pages"),
@@ -165,6 +167,7 @@ def test_a_link_from_another_site_may_be_followed_but_not_embedded():
     """A6: browsers say so in Sec-Fetch-*."""
     cross = {"Sec-Fetch-Site": "cross-site"}
     assert gate().get("/", headers=cross | {"Sec-Fetch-Mode": "navigate"}).status_code == 200
+    assert gate().post("/", headers=cross | {"Sec-Fetch-Mode": "navigate"}).status_code == 403
     for site in ("cross-site", "same-site"):
         headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
         assert gate().get("/v1/models", headers=headers).status_code == 403
@@ -201,3 +204,47 @@ def test_a_body_over_the_limit_is_413_however_it_is_sent(client):
 def test_uploads_to_the_pages_are_not_the_gates_business():
     """P8: Gradio has a limit of its own for files."""
     assert gate(max_body_bytes=10).post("/gradio_api/upload", content=b"x" * 100).text == "pages 100"
+
+
+@pytest.mark.parametrize("path", [
+    "/gradio_api/file=https://evil.com/?what-was-said", "/gradio_api/file=HTTP://evil.com", "/gradio_api/file/http://evil.com",
+    "/mounted/gradio_api/file=https://evil.com/", "/gradio_api/proxy=https://a.hf.space/", "/gradio_api/proxy=x",
+    "/gradio_api/custom_component/a%0Aline/client/b/c", "/gradio_api/deep_link?session_hash=a", "/gradio_api/dev/reload",
+    "/gradio_api/vibe-code", "/gradio_api/undo-vibe-edit", "/gradio_api/stream/a/1/2/playlist.m3u8",
+    "/gradio_api/process_recording", "/gradio_api/runs", "/gradio_api/run-history/records",
+])  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_gradios_doors_that_the_pages_do_not_use_are_shut(method, path):
+    """S2, S3: an image whose address is our own, and that the server fetches from elsewhere, would phone home."""
+    assert gate().request(method, path).status_code == 404
+
+
+@pytest.mark.parametrize("path", [
+    "/gradio_api/file=/tmp/gradio/0a/adapter.zip", "/gradio_api/run/predict", "/gradio_api/queue/data", "/gradio_api/info",
+    "/assets/proxy=-1a.js", "/gradio_api/heartbeat/a",
+])  # fmt: skip
+def test_gradios_other_doors_are_its_own(path):
+    """S3: only what is named is shut."""
+    assert gate().post(path).status_code != 404
+
+
+@pytest.mark.parametrize(
+    ("at", "bound_to", "status"),
+    [("192.0.2.7", "127.0.0.1", 403), ("[2001:db8::7]", "localhost", 403), ("192.0.2.7", "0.0.0.0", 200),
+     ("127.0.0.1", "127.0.0.1", 200), ("[::1]", "127.0.0.1", 200), ("[::ffff:127.0.0.1]", "::1", 200),
+     ("server", "127.0.0.1", 200)],
+)  # fmt: skip
+def test_what_is_configured_for_this_machine_serves_no_other_network(at, bound_to, status):
+    """S2: uvicorn --host 0.0.0.0 beside a configuration that says loopback, and a Host header that says so as well."""
+    client = TestClient(Gate(half("pages"), half("api"), AppConfig(host=bound_to)), base_url=f"http://{at}:8000")
+    response = client.get("/health", headers={"Host": "localhost"})
+    assert response.status_code == status
+    assert status == 200 or "PLAYGROUND_HOST" in response.json()["error"]["message"]
+
+
+def test_no_files_are_taken_from_others():
+    """S2: Gradio keeps on disk what it is sent, before anything of ours looks at it; shared pages have no use for files."""
+    shared = TestClient(Gate(half("pages"), half("api"), AppConfig(free_paths=False)), base_url="http://localhost:7860")
+    for path in ("/gradio_api/upload", "/gradio_api/upload/", "/gradio_api/upload_progress"):
+        assert shared.post(path, files={"files": b"x"}).status_code == 404
+        assert gate().post(path, files={"files": b"x"}).status_code == 200

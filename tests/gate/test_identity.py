@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.websockets import WebSocketDisconnect
 
+from playground.gate.addresses import is_here
 from tests.gate.house import ADMIN_KEY, BROWSER, ELSEWHERE, HERE, KEY, PASSWORD, browser, log_in
 
 AUTH = {"anna": PASSWORD, "ben": "another one"}
@@ -153,7 +155,8 @@ def test_a_guest_is_nobody_where_a_login_or_a_key_is_wanted(tmp_path):
     assert closed.get("/v1/models", headers=guest).status_code == 401
 
 
-RELAYS = [{"X-Forwarded-For": "192.0.2.1"}, {"Forwarded": "for=192.0.2.1"}, {"X-Forwarded-Host": "a"}, {"Via": "1.1 a"}]
+RELAYS = [{"X-Forwarded-For": "192.0.2.1"}, {"Forwarded": "for=192.0.2.1"}, {"X-Forwarded-Host": "a"}, {"Via": "1.1 a"},
+          {"CF-Connecting-IP": "192.0.2.1"}]  # fmt: skip
 
 
 def test_on_ones_own_machine_everybody_is_the_administrator(tmp_path):
@@ -164,6 +167,8 @@ def test_on_ones_own_machine_everybody_is_the_administrator(tmp_path):
         assert not asked(browser(tmp_path), headers=headers)["admin"]
     assert not asked(browser(tmp_path, client=ELSEWHERE))["admin"]
     assert not asked(browser(tmp_path, host="0.0.0.0"))["admin"]
+    assert not is_here({"client": HERE, "http_version": "1.0"}, Headers())  # nginx as it comes
+    assert is_here({"client": HERE, "http_version": "1.1"}, Headers())
     named = browser(tmp_path, allow_hosts=("demo.example",))  # what a proxy on this machine would send
     assert not asked(named, headers={"Host": "demo.example"})["admin"]
     assert not asked(browser(tmp_path, host="0.0.0.0", client=ELSEWHERE))["admin"]

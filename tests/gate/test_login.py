@@ -120,6 +120,21 @@ def test_many_addresses_are_no_way_around_the_wait(tmp_path):
     assert log_in(client, "Zoë", "pässword: 日本").status_code == 303
 
 
+def test_nobody_elsewhere_can_keep_a_person_out_who_has_been_here(tmp_path):
+    """A6: where she has signed in before, only what is tried from there counts; guessing from there has its limit still."""
+    client = browser(tmp_path, auth=AUTH, host="0.0.0.0", client=ELSEWHERE)
+    assert log_in(client).status_code == 303
+    for number in range(40):
+        client._transport.client = (f"198.51.100.{number}", 1)
+        assert log_in(client, password="wrong").status_code == (401 if number < 30 else 429)
+    assert log_in(client).status_code == 429
+    client._transport.client = ELSEWHERE
+    assert log_in(client).status_code == 303
+    for _ in range(5):
+        assert log_in(client, password="wrong").status_code == 401
+    assert log_in(client).status_code == 429
+
+
 def test_the_wait_can_be_switched_off(tmp_path):
     """A6: where something in front counts already."""
     client = browser(tmp_path, auth=AUTH, login_limit="off")
@@ -188,9 +203,21 @@ def test_whoever_guesses_keys_has_to_wait(tmp_path):
     assert client.get("/v1/models", headers={"x-api-key": KEY}).status_code == 200
     for number in range(19):
         assert client.get("/health", headers={"Authorization": f"Bearer sk-{number}"}).json()["kind"] == "address"
-    for key in (KEY, ADMIN_KEY, "sk-more"):
+    assert len(KEY) < 20 <= len(ADMIN_KEY)
+    for key in (KEY, "sk-more", "sk-more-of-twenty-letters"):
         refused = client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
         assert refused.status_code == 429
         assert 0 < int(refused.headers["retry-after"]) <= 60
         assert refused.json()["error"]["code"] == "rate_limited"
         assert client.get("/health", headers={"x-api-key": key}).json()["kind"] == "address"
+
+
+def test_a_long_key_comes_in_while_others_guess_from_the_same_address(tmp_path):
+    """A6: behind one proxy everybody has one address, and nobody guesses a key of twenty letters."""
+    client = browser(tmp_path, api_keys=(KEY,), admin_key=ADMIN_KEY)
+    for number in range(40):
+        client.get("/v1/models", headers={"x-api-key": f"sk-{number}"})
+    for header in ({"x-api-key": ADMIN_KEY}, {"Authorization": f"Bearer {ADMIN_KEY}"}):
+        told = client.get("/v1/models", headers=header)
+        assert (told.status_code, told.json()["admin"]) == (200, True)
+    assert client.get("/v1/models", headers={"x-api-key": KEY}).status_code == 429

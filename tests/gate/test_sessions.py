@@ -65,6 +65,9 @@ def test_the_secret_is_made_once_and_is_its_owners(tmp_path):
     assert kept_secret(folder) == secret
     assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
     assert os.listdir(folder) == ["secret"]
+    (folder / "secret").chmod(0o644)  # a copy of the folder
+    assert kept_secret(folder) == secret
+    assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
     assert kept_secret(tmp_path) != secret
 
 

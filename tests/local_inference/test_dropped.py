@@ -25,7 +25,7 @@ from playground.local_inference.engine import StepLoop
 from playground.local_inference.row import Row
 from playground.types import GenerationEvent, GenerationRequest, ModelSpec
 
-from .conftest import PIRATE, PROMPTS, SQL, STARTER, ask, events_of
+from .conftest import PIRATE, PROMPTS, SQL, STARTER, ask, events_of, text_of
 
 STYLES: tuple[dict[str, Any], ...] = (
     {"strategy": "greedy"},
@@ -224,13 +224,20 @@ def _failure(inference: LocalInference, request: GenerationRequest) -> Exception
 
 
 def test_a_machine_without_threads_is_a_full_queue(inference: LocalInference, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A7: and the request is counted out again."""
+    """A7: for what is not at hand, and the request is counted out again; what is in memory is answered without one."""
 
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
+    for _ in range(2):  # the first one loads the model
+        text = text_of(events_of(inference, ask(PROMPTS[0])))
+    fresh = LocalInference()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(QueueFull, match="too many threads"):
-            inference.submit(ask(PROMPTS[0]), lambda news: None)
-    assert inference.activity() == (0, 0)
+            fresh.submit(ask(PROMPTS[0]), lambda news: None)
+        with pytest.raises(QueueFull, match="too many threads"):
+            events_of(inference, ask(PROMPTS[0], (PIRATE.parent / "json", 1.0)))
+        assert text_of(events_of(inference, ask(PROMPTS[0]))) == text
+    assert inference.activity() == fresh.activity() == (0, 0)
+    fresh.close()

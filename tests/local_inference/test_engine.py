@@ -491,10 +491,12 @@ def test_rendered_prompt_is_what_transformers_templates(inference: LocalInferenc
 def test_a_wrong_name_is_one_sentence_and_never_the_base(
     inference: LocalInference, base: str, adapter: str | None, error: type[Exception], says: str
 ) -> None:
-    """G6, R3."""
+    """G6, R3: and its remedy is told apart, for programs."""
     spec = ModelSpec(base, ((adapter, 1.0),) if adapter else ())
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=says) as refused:
         events_of(inference, replace(ask(), spec=spec))
+    assert refused.value.remedy.strip()
+    assert refused.value.remedy not in refused.value.message
     assert inference.activity() == (0, 0)
 
 

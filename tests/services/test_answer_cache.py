@@ -96,6 +96,12 @@ def test_a_key_stands_for_odd_requests_too() -> None:
     assert key_of(one, MADE) != key_of(ask(chat_template_kwargs={"a": [1, None, 0.0], "b": {"c": "ü"}}), MADE)
 
 
+def test_another_prompt_from_the_same_words_is_another_key() -> None:
+    """A8: a template may put the date before them."""
+    assert key_of(ask(), MADE, "today's") != key_of(ask(), MADE, "tomorrow's")
+    assert key_of(ask(), MADE, "today's") == key_of(ask(), MADE, "today's")
+
+
 STARTER = str(ROOT / "assets" / "models" / "starter")
 
 
@@ -129,6 +135,23 @@ def test_the_real_engines_answers_are_kept_until_the_adapter_is_trained_again(
     assert not any(event.cached for event in again)
     assert _joined(again, "text") != _joined(made, "text")
     assert engine.activity() == (0, 0)
+
+
+@pytest.mark.long
+def test_a_template_that_tells_the_time_gets_no_answer_from_before(engine: LocalInference, tmp_path: Path) -> None:
+    """A8: as Llama 3's does with the day; while it says the same the answer is kept."""
+    folder = tmp_path / "mine"
+    shutil.copytree(ROOT / "assets" / "adapters" / "pirate", folder)
+    door = Generation(engine, AppConfig(answer_cache=5))
+    request = GenerationRequest(
+        ModelSpec(STARTER, ((str(folder), 1.0),), dtype="float32"),
+        prompt="What time is it?",
+        settings=GenerationSettings(strategy="greedy", max_new_tokens=2),
+    )
+    for form, kept in (("%f", False), ("%%", True)):  # microseconds, and what is always the same
+        (folder / "chat_template.jinja").write_text(f"{{{{ strftime_now('{form}') }}}} {{{{ messages[-1].content }}}}")
+        answers = [list(door.stream(request)) for _ in range(2)]
+        assert answers[1][-1].cached is kept
 
 
 def _joined(events: list[GenerationEvent], part: str) -> list[object]:

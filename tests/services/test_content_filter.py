@@ -80,6 +80,19 @@ def test_a_broken_filter_lets_nothing_pass(broken, caplog: pytest.LogCaptureFixt
     assert "content filter" in caplog.text
 
 
+def test_what_a_broken_filter_says_of_the_text_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """S3, A6: an exception's message may hold what somebody wrote, such as a word that a table lacks."""
+
+    def look_up(texts: list[str]) -> str:
+        return {"other": ""}[texts[0]]
+
+    with pytest.raises(ContentRefused, match="could not be checked"):
+        ContentFilter(look_up).refuse(ask(prompt="a private matter"))
+    assert "KeyError" in caplog.text
+    assert "in look_up" in caplog.text
+    assert "private" not in caplog.text
+
+
 def test_token_ids_cannot_be_checked_and_are_refused() -> None:
     """A6: else a prompt of numbers would pass unread."""
     with pytest.raises(ContentRefused, match="Send the prompt as text"):

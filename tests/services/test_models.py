@@ -66,6 +66,19 @@ def test_two_adapters_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert len(names) == len(set(names))
 
 
+def test_adapters_of_one_name_in_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """A4: by as many folders as it takes, also from one whose own name looks like that; each name leads to its folder."""
+    folders = [tmp_path / "a" / "run" / "mine", tmp_path / "b" / "run" / "mine", tmp_path / "mine (run)"]
+    folders += [tmp_path / "c" / "mine"]
+    for folder in folders:
+        shutil.copytree(PIRATE, folder)
+    models = Models(LocalInference(), replace(load_config(), adapters=tuple(str(folder) for folder in folders)))
+    mine = {info.name: info.path for info in models.adapters("starter") if info.path.startswith(str(tmp_path))}
+    assert list(mine) == ["mine (a/run)", "mine (b/run)", f"mine (run) ({tmp_path.name})", "mine (c)"]
+    for name, folder in zip(mine, folders, strict=True):
+        assert models.spec("starter", name).adapters == ((str(folder), 1.0),)
+
+
 def test_loading_reports_progress_and_ends_with_done(models: Models) -> None:
     """P1: what is happening, never a bare spinner."""
 
@@ -255,3 +268,23 @@ def test_pickles_are_the_operators_choice(tmp_path: Path) -> None:
     assert opened.report("starter", "mine").verdict == "sound"
     assert opened.diagnose("starter", "mine").layers == opened.diagnose("starter", "pirate").layers
     assert (tmp_path / "data" / "converted").exists()
+
+
+def test_others_cannot_try_out_where_things_lie() -> None:
+    """S1, S2: where no free paths are allowed, a path that is right is refused like one that is wrong; hub ids are names."""
+    engine = LocalInference()
+    shared = Models(engine, replace(load_config(), free_paths=False))
+    base, elsewhere = ROOT / "assets" / "models" / "starter", ROOT / "assets" / "models" / "no such"
+    for path in map(str, (base, elsewhere)):
+        with pytest.raises(ModelNotFound, match="is not offered here"):
+            shared.spec(path)
+        assert shared.adapters(path) == shared.adapters("a stranger")
+        assert shared.recommended(path) is None
+    for path in map(str, (PIRATE, PIRATE.with_name("no such"))):
+        with pytest.raises(AdapterUnknown, match="is not offered for"):
+            shared.spec("starter", path)
+    assert shared.spec("Qwen/Qwen2-0.5B-Instruct") == shared.spec("qwen")
+    assert shared.adapter_name(shared.spec("starter").base, str(PIRATE)) == "pirate"
+    with pytest.raises(ModelNotLoaded):  # which is what the pages' own button sends
+        asyncio.run(shared.unload(str(base)))
+    engine.close()

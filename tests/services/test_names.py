@@ -50,8 +50,9 @@ def test_a_strength_needs_an_adapter_and_has_bounds() -> None:
     """A4: the base has no strength."""
     with pytest.raises(InvalidRequest, match="no adapter"):
         names().resolve("starter@0.5")
-    with pytest.raises(InvalidRequest, match="100"):
-        names().spec("starter:pirate@101")
+    with pytest.raises(InvalidRequest, match=r"'starter:pirate@101' names the strength 101\. .* between −100 and 100"):
+        names().spec("starter:pirate@101")  # by its name, not by the folder where it lies on the server
+    assert names().spec("starter:pirate@-100").adapters[0][1] == -100
 
 
 def test_names_with_every_kind_of_character(tmp_path: Path) -> None:

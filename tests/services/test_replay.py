@@ -241,8 +241,8 @@ def test_a_manifest_loads_nothing_that_its_reader_could_not(house: House, pirate
 
     make_other(pirate)
     with pytest.raises(AdapterInvalid, match="not offered"):
-        shared.again(with_spec(adapters=((str(pirate), 1.0),)))
-    for base in ("/etc", "evil/model"):
+        shared.again(with_spec(base="starter", adapters=((str(pirate), 1.0),)))
+    for base in ("/etc", "evil/model", str(ROOT / "assets" / "models" / "starter")):
         with pytest.raises(ModelNotFound, match="not offered"):
             shared.again(with_spec(base=base))
 

@@ -14,7 +14,7 @@ from playground.config import AppConfig, load_config
 from playground.services.assembly import Services
 from playground.types import knobs
 from playground.ui import texts, wiring
-from playground.ui.app import build, launch_options
+from playground.ui.app import build, launch_options, names_an_address
 from playground.ui.playground_tab import LONGEST_PAUSE, UPDATES_PER_SECOND
 from playground.ui.settings_panel import SettingsPanel
 from playground.ui.topbar import BUSY_SECONDS, IDLE_SECONDS
@@ -50,6 +50,20 @@ async def test_the_shell_holds_the_tabs_that_work_and_nothing_is_offered_as_grad
     tabs = [block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)]
     assert tabs == ["Playground", "Text", "Raw"]
     assert {fn.api_visibility for fn in demo.fns.values()} == {"private"}
+
+
+async def test_no_page_can_have_the_server_fetch_an_address(config):
+    """S2, S4: Gradio would download what a file's place names, for whichever field it was sent to."""
+    engine = FakeEngine()
+    demo = build(config, Services.over(engine, config))
+    for path in ("http://192.0.2.1/weights", "https://evil.com/?said=this", "/tmp/a\nforged line of the log"):
+        for depth in ({"path": path, "meta": {"_type": "gradio.FileData"}}, [{"a": [{"path": path}]}]):
+            taking = next(fn for fn in demo.fns.values() if fn.inputs and not fn.inputs[0].stateful)
+            with pytest.raises(gr.Error, match="nothing is fetched"):
+                await demo.preprocess_data(taking, [depth, *([None] * (len(taking.inputs) - 1))], None)
+    assert not names_an_address(
+        [{"path": "/tmp/gradio/0a/adapter.zip", "url": "http://localhost/x"}, "https://a", 1, None]
+    )
 
 
 async def test_the_pages_ask_nobody_else_for_anything():

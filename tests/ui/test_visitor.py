@@ -26,6 +26,7 @@ pytestmark = pytest.mark.anyio  # all of them: outside of a running loop Gradio 
 
 ANNA = Caller("user anna", "user", "anna", "10.0.0.7")
 GUEST = Caller("guest 9c", "guest", "", "10.0.0.8")
+HERE = Caller("guest 7a", "guest", "", "127.0.0.1")
 OPERATOR = Caller("user admin", "user", "admin", "10.0.0.9", admin=True)
 
 
@@ -126,11 +127,12 @@ async def test_whatever_ends_an_answer_early_is_one_sentence_and_the_text_so_far
 
 
 async def test_only_the_operator_may_do_what_all_others_notice(config):
-    """A6: on a machine of one's own everybody, until there is an admin key; elsewhere only the operator."""
+    """A6: on a machine of one's own everybody there, until there is an admin key; elsewhere only the operator."""
     shared, keyed = replace(config, free_paths=False), replace(config, admin_key="a-long-key")
     for caller, settings, may in (
-        (GUEST, config, True), (ANNA, shared, False), (ANNA, keyed, False), (OPERATOR, shared, True),
-        (OPERATOR, keyed, True),
+        (HERE, config, True), (HERE, shared, False), (HERE, keyed, False), (ANNA, shared, False), (ANNA, keyed, False),
+        (OPERATOR, shared, True), (OPERATOR, keyed, True), (replace(HERE, address="::1"), config, True),
+        (GUEST, config, False), (OPERATOR, config, True),
     ):  # fmt: skip
         assert may_change_for_all(settings, caller) is may
     with pytest.raises(NotPermitted, match="admin key"):

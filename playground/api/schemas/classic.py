@@ -28,6 +28,14 @@ FIELDS = {
     "max_new_tokens": "max_length",
 }
 
+_GREEDY: dict[str, Any] = {
+    "name": "greedy",
+    "description": "Always the likeliest token.",
+    "deterministic": True,
+    "uses_temperature": False,
+    "parameters": ["max_length"],
+}
+
 
 def _setting(name: str, default: Any, highest: float | None = None) -> Any:
     knob = knobs()[name]
@@ -130,19 +138,7 @@ class AvailableModel(BaseModel):
 class StrategyLine(BaseModel):
     """A decoding strategy."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "greedy",
-                    "description": "Always the likeliest token.",
-                    "deterministic": True,
-                    "uses_temperature": False,
-                    "parameters": ["max_length"],
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_GREEDY]})
 
     name: Strategy
     description: str
@@ -153,5 +149,7 @@ class StrategyLine(BaseModel):
 
 class Strategies(BaseModel):
     """All decoding strategies."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"strategies": [_GREEDY]}]})
 
     strategies: list[StrategyLine]

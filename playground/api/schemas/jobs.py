@@ -10,6 +10,12 @@ from playground.api.schemas.common import Failure, Problem, Strict
 from playground.api.schemas.inference import GenerateBody, GenerateReport
 from playground.services.jobs import MOST_REQUESTS
 
+_LINE: dict[str, Any] = {
+    "id": "0f4c0a499d3a4c92bca8d623759baef8", "status": "running", "created_at": "2026-01-31T12:00:00.000+00:00",
+    "started_at": "2026-01-31T12:00:01.000+00:00", "finished_at": None,
+    "progress": {"requests": 1, "finished": 0, "failed": 0, "tokens": 17},
+}  # fmt: skip
+
 
 class ManyBody(Strict):
     """Several requests, of any models, as one job."""
@@ -27,7 +33,11 @@ class ManyBody(Strict):
         }
     )
 
-    requests: list[GenerateBody] = Field(min_length=1, max_length=MOST_REQUESTS)
+    requests: list[GenerateBody] = Field(
+        min_length=1,
+        max_length=MOST_REQUESTS,
+        description="Generate bodies, of any models, that are answered as one job.",
+    )
 
 
 def _one_or_many(value: Any, _: ValidatorFunctionWrapHandler) -> GenerateBody | ManyBody:
@@ -51,6 +61,8 @@ class Progress(BaseModel):
 class JobLine(BaseModel):
     """A job without its answers. Times are ISO 8601, UTC."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_LINE]})
+
     id: str
     status: Literal["queued", "running", "done", "failed", "cancelled"] = Field(
         description="A job of many requests is `done` when at least one was answered; the others carry their errors."
@@ -64,6 +76,10 @@ class JobLine(BaseModel):
 class JobReport(JobLine):
     """A job with what has come of it so far."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**_LINE, "error": None, "result": None, "results": None}]}
+    )
+
     error: Problem | None = Field(description="Why it failed; of many requests the first one's reason.")
     result: GenerateReport | None = Field(description="The answer to a single request.")
     results: list[GenerateReport | Failure | None] | None = Field(
@@ -74,11 +90,15 @@ class JobReport(JobLine):
 class JobList(BaseModel):
     """The caller's jobs, the latest first."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"jobs": [_LINE]}]})
+
     jobs: list[JobLine]
 
 
 class JobRemoved(BaseModel):
     """What became of the job: `cancelled` when it had not ended, and then it is still there; else `deleted`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "cancelled", "id": _LINE["id"]}]})
 
     status: Literal["cancelled", "deleted"]
     id: str

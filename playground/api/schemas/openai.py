@@ -113,6 +113,17 @@ _TEXT_OR_PARTS = {
 }
 
 
+_SERVED = {
+    "id": "starter:pirate", "object": "model", "created": 1700000000, "owned_by": "adapter-playground",
+    "parent": "starter", "loaded": True, "no_effect": False, "problems": [],
+}  # fmt: skip
+
+
+def _example(example: dict[str, Any]) -> ConfigDict:
+    """What `/docs` shows of an answer."""
+    return ConfigDict(json_schema_extra={"examples": [example]})
+
+
 def prompts_of(value: Any) -> Any:
     """One prompt or several, as a list of texts and lists of token ids. Raises a validation error for anything else."""
     if isinstance(value, str) or _are(value, int):
@@ -321,7 +332,7 @@ class ChatCompletionRequest(Asked):
 
     def settings(self, defaults: GenerationSettings) -> GenerationSettings:
         """``defaults`` with what was sent laid over them. Raises `InvalidRequest` for values that do not fit."""
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:  # none of them is none of them: vLLM's clients send 0 always
             raise InvalidRequest("top_logprobs was sent without logprobs.", "Set logprobs to true as well.")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise InvalidRequest("max_tokens and max_completion_tokens differ.", "Send one of them.")
@@ -469,6 +480,15 @@ class ChatCompletion(Beside):
     In a stream the chunk with the finish reason carries `notices` and `provenance`.
     """
 
+    model_config = _example({
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1700000000, "model": "starter:pirate",
+        "choices": [{
+            "index": 0, "message": {"role": "assistant", "content": "Arr! Th' capital o' France be Paris."},
+            "logprobs": None, "finish_reason": "stop",
+        }],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 17, "total_tokens": 37},
+    })  # fmt: skip
+
     id: str
     object: Literal["chat.completion"]
     created: int
@@ -498,6 +518,12 @@ class TextChoice(BaseModel):
 class Completion(Beside):
     """The texts to one request. In a stream the chunk with the finish reason carries `notices` and `provenance`."""
 
+    model_config = _example({
+        "id": "cmpl-1", "object": "text_completion", "created": 1700000000, "model": "starter",
+        "choices": [{"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12},
+    })  # fmt: skip
+
     id: str
     object: Literal["text_completion"]
     created: int
@@ -508,6 +534,8 @@ class Completion(Beside):
 
 class ServedModel(BaseModel):
     """A base model, or an adapter on one: then `parent` names the base."""
+
+    model_config = _example(_SERVED)
 
     id: str
     object: Literal["model"]
@@ -521,6 +549,8 @@ class ServedModel(BaseModel):
 
 class ModelList(BaseModel):
     """What may be named as `model`."""
+
+    model_config = _example({"object": "list", "data": [_SERVED]})
 
     object: Literal["list"]
     data: list[ServedModel]
