@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -85,10 +87,14 @@ class Completions:
         if body.echo and body.logprobs is None and body.writes and request.prompt:
             read.append((request.prompt, ()))  # nothing that the client has not written itself
         elif body.echo:
-            work = partial(self._echo, request, body.logprobs)
-            async with aclosing(awaited(work, _READING, read)) as waiting:
-                async for event in waiting:
-                    yield event
+            gone = threading.Event()
+            work = partial(self._echo, request, body.logprobs, lambda: not gone.is_set())
+            try:
+                async with aclosing(awaited(work, _READING, read)) as waiting:
+                    async for event in waiting:
+                        yield event
+            finally:
+                gone.set()
         for text, tokens in read:
             stats = GenerationStats(prompt_tokens=len(tokens))
             for index in range(request.settings.num_return_sequences):
@@ -106,9 +112,11 @@ class Completions:
             async for event in events:
                 yield replace(event, tokens=(*event.tokens, event.end)) if event.end else event
 
-    def _echo(self, request: GenerationRequest, logprobs: int | None) -> tuple[str, tuple[Token, ...]]:
-        """The prompt's text, and its tokens with so many alternatives; blocks."""
-        tokens = self._generation.prompt_tokens(request, logprobs or 0)
+    def _echo(
+        self, request: GenerationRequest, logprobs: int | None, wanted: Callable[[], bool]
+    ) -> tuple[str, tuple[Token, ...]]:
+        """The prompt's text, and its tokens with so many alternatives; blocks, as long as it is ``wanted``."""
+        tokens = self._generation.prompt_tokens(request, logprobs or 0, wanted)
         if request.prompt is not None:
             return request.prompt, tokens
         try:

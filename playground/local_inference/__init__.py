@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 0.2  # with a frame and a busy machine on top, still an event every 250 ms
 # Once text flows, a reader looks no more often than a screen is drawn: each look wakes a thread beside the computing one.
 FRAME_S = 1 / 60
+# Sixteen readers at once would take a quarter of the time from the thread that computes: Python runs one thread at a time.
+LOOKS_PER_SECOND = 300
+LONGEST_FRAME_S = 0.1
 MAX_WAITING = 256
 _SEEDS = 2**31
 _LONG = 20_000  # characters that take a few milliseconds to be made tokens of
@@ -138,15 +141,23 @@ class LocalInference:
     def _usher_in(self) -> None:
         """Admit whoever arrives, in a thread for as long as the engine lives; who must wait for a model waits elsewhere."""
         while (rows := self._arrivals.get()) is not None:
-            if at_hand := self._all_at_hand(rows):
-                self._admit(rows, at_hand)
-                continue
             try:
-                threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
-            except RuntimeError:
-                full = QueueFull("This machine runs too many threads to take a request.", "Try again in a moment.")
+                self._usher_to_their_place(rows)
+            except Exception as error:  # who comes next must not wait for ever
+                failure = self._explain(error)
                 for row in rows:
-                    row.fail(full)
+                    row.fail(failure)
+
+    def _usher_to_their_place(self, rows: list[Row]) -> None:
+        if at_hand := self._all_at_hand(rows):
+            self._admit(rows, at_hand)
+            return
+        try:
+            threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
+        except RuntimeError as error:
+            raise QueueFull(
+                "This machine runs too many threads to take a request.", "Try again in a moment."
+            ) from error
 
     def stream(self, request: GenerationRequest) -> Generator[GenerationEvent, None, None]:
         """The events of ``request``; at least one every 250 ms, at most sixty a second. Closing the iterator cancels.
@@ -169,7 +180,7 @@ class LocalInference:
                     latest = event
                     yield event
                 if not mailbox.finished and latest is not None and latest.tokens:
-                    ended.wait(max(0.0, FRAME_S - (time.perf_counter() - looked)))
+                    ended.wait(max(0.0, self._frame() - (time.perf_counter() - looked)))
         finally:
             cancel()
 
@@ -202,12 +213,16 @@ class LocalInference:
                     latest = event
                     yield event
                 if not mailbox.finished and latest is not None and latest.tokens:
-                    frame = loop.call_later(max(0.0, FRAME_S - (time.perf_counter() - looked)), next_look.set)
+                    frame = loop.call_later(max(0.0, self._frame() - (time.perf_counter() - looked)), next_look.set)
                     await next_look.wait()  # the end cuts it short
                     next_look.clear()
                     frame.cancel()
         finally:
             cancel()
+
+    def _frame(self) -> float:
+        """Seconds between two looks of one reader: all of them together look `LOOKS_PER_SECOND` times at most."""
+        return min(LONGEST_FRAME_S, max(FRAME_S, len(self._rows) / LOOKS_PER_SECOND))
 
     def load(self, spec: ModelSpec, report: Callable[[Status], None] | None = None) -> ResidentInfo:
         """Load ``spec``'s base unless it is in memory, attach its adapters, and say what is there; blocks.
@@ -267,20 +282,23 @@ class LocalInference:
             for one in prepared:
                 one.resident.pin(-1)
 
-    def prompt_tokens(self, request: GenerationRequest, top: int = 0) -> tuple[Token, ...]:
+    def prompt_tokens(
+        self, request: GenerationRequest, top: int = 0, wanted: Callable[[], bool] = lambda: True
+    ) -> tuple[Token, ...]:
         """The tokens of ``request``'s prompt as the model reads it, each as likely as it is after those before it; blocks.
 
         Log-probabilities are natural and the raw model's, adapters included; the first token's is NaN. ``top`` (0–20)
         alternatives are told for each token but the first. Nothing is generated, so the prompt may fill the window. Rows
-        that are being answered go on meanwhile. Raises `ContextOverflow`, `InvalidRequest`, `QueueFull` when too many wait
-        already, and what loading raises.
+        that are being answered go on meanwhile. When ``wanted`` says no (it is asked a few times a second), no more is read.
+        Raises `CancelledError` then, `ContextOverflow`, `InvalidRequest`, `QueueFull` when too many wait already, and what
+        loading raises.
         """
         from playground.local_inference.scoring import prompt_tokens
 
         prepared = self._prepare(request.spec, _silent)
         try:
-            return prompt_tokens(request, prepared, top, self._ready().read_prompt)
-        except PlaygroundError:
+            return prompt_tokens(request, prepared, top, partial(self._ready().read_prompt, wanted=wanted))
+        except (PlaygroundError, CancelledError):
             raise
         except Exception as error:
             raise self._explain(error) from error

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from functools import partial
@@ -30,6 +30,8 @@ from playground.types import MemoryReport, ModelSpec
 
 # How often a waiting unload looks whether the last row has ended.
 _LOOK_S = 0.02
+# And how often one who waits for the compute thread looks whether it still runs, and whether the result is still wanted.
+_LOOK_AGAIN_S = 0.2
 # Collecting garbage takes a third of a second; a base of fewer bytes than this leaves too little behind to be worth it.
 _WORTH_COLLECTING = 50_000_000
 
@@ -61,22 +63,30 @@ class Machinery:
         """Run ``job`` on the compute thread between steps, and return its result. Raises `ShuttingDown` after `close`."""
         return self._result(self._run(job))
 
-    def read_prompt(self, scorer: Scorer) -> None:
-        """Have ``scorer`` read all of its text, in company with others', and wait for it. Raises what reading raises."""
-        self._result(self._prompts.join(scorer))
+    def read_prompt(self, scorer: Scorer, wanted: Callable[[], bool]) -> None:
+        """Have ``scorer`` read all of its text, in company with others', and wait for it as long as it is ``wanted``.
+
+        Raises what reading raises, and `CancelledError` when it is wanted no more: then nothing further is read.
+        """
+        try:
+            self._result(self._prompts.join(scorer), wanted)
+        finally:
+            self._prompts.leave(scorer)
 
     def _run(self, job: Callable[[], Any]) -> Future[Any]:
         future = self.loop.run(job)
         self.thread.wake()
         return future
 
-    def _result(self, future: Future[Any]) -> Any:
+    def _result(self, future: Future[Any], wanted: Callable[[], bool] = lambda: True) -> Any:
         while True:
             try:
-                return future.result(timeout=1.0)
+                return future.result(timeout=_LOOK_AGAIN_S)
             except FutureTimeout:
                 if future.done():
                     raise
+                if not wanted():
+                    raise CancelledError from None
                 if not self.thread.running:
                     raise ShuttingDown("The app is shutting down.", "Start it again.") from None
 

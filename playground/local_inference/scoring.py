@@ -309,9 +309,15 @@ class PromptLine:
             if one.done:
                 self._leave(one).set_result(None)
 
-    def _leave(self, one: Scorer) -> Future[None]:
+    def leave(self, scorer: Scorer) -> None:
+        """Read no more of ``scorer``'s text; whoever waited has gone."""
         with self._lock:
-            return self._waiting.pop(one)
+            self._waiting.pop(scorer, None)
+
+    def _leave(self, one: Scorer) -> Future[None]:
+        """What waits for ``one``; something that nobody looks at where that one has gone meanwhile."""
+        with self._lock:
+            return self._waiting.pop(one, None) or Future()
 
 
 def _read_together(resident: Resident, pieces: Sequence[tuple[Scorer, tuple[Reading, list[int], Applied]]]) -> None:

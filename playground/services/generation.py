@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import aclosing, closing, contextmanager
 
 from playground.config import AppConfig
@@ -100,15 +100,21 @@ class Generation:
         """How many tokens ``text`` is to the loaded model's own tokenizer. Raises `ModelNotLoaded`."""
         return self._engine.count_tokens(spec, text)
 
-    def prompt_tokens(self, request: GenerationRequest, top: int) -> tuple[Token, ...]:
+    def prompt_tokens(
+        self, request: GenerationRequest, top: int, wanted: Callable[[], bool] = lambda: True
+    ) -> tuple[Token, ...]:
         """The prompt's own tokens and how likely each was, with ``top`` alternatives; blocks, and loads what is missing.
 
-        Raises what `astream` raises before it begins.
+        It ends when ``wanted`` says no, a few times a second, with `CancelledError`. Raises what `astream` raises.
         """
         with self._admitted(request, fresh=True) as reading:
             if self._filter:
                 self._filter.refuse(request)
-            tokens = self._engine.prompt_tokens(request, top)
+            try:
+                tokens = self._engine.prompt_tokens(request, top, lambda: wanted() and not reading.is_late)
+            except CancelledError:
+                reading.refuse_late()
+                raise
             reading.has_read(len(tokens))
             return tokens
 
@@ -229,11 +235,7 @@ class _Answering:
 
     def see(self, event: GenerationEvent) -> None:
         """Take note of one event that is passed on. Raises `DeadlineExceeded`."""
-        if self._deadline and time.monotonic() - self._started > self._deadline:
-            raise DeadlineExceeded(
-                f"The answer was not finished within {self._deadline:g} seconds, which is what this server gives to one.",
-                "Ask for fewer tokens or for less at once.",
-            )
+        self.refuse_late()
         self._last[event.index] = event
         if self._recording is not None:
             self._recording.add(event)
@@ -242,6 +244,19 @@ class _Answering:
             self._meters.ended(self._request.spec.base, event.finish_reason, event.stats, cached=event.cached)
             if not self._open:
                 self._keep()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return bool(self._deadline) and time.monotonic() - self._started > self._deadline
+
+    def refuse_late(self) -> None:
+        """Raise `DeadlineExceeded` where it has passed."""
+        if self.is_late:
+            raise DeadlineExceeded(
+                f"The answer was not finished within {self._deadline:g} seconds, which is what this server gives to one.",
+                "Ask for fewer tokens or for less at once.",
+            )
 
     def _keep(self) -> None:
         """All answers have ended: keep them for the next one who asks, unless that is where they came from."""

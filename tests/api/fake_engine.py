@@ -73,7 +73,7 @@ class FakeEngine:
     def residents(self) -> tuple[ResidentInfo, ...]:
         return ()
 
-    def prompt_tokens(self, request: GenerationRequest, top: int = 0) -> tuple[Token, ...]:
+    def prompt_tokens(self, request: GenerationRequest, top: int = 0, wanted: object = None) -> tuple[Token, ...]:
         """A token for each word or id; the first is not predicted, the others by as many alternatives as asked for."""
         words = re.findall(r"\s*\S+", request.prompt or "") or [f"<{token}>" for token in request.prompt_ids]
         others = tuple((100 + rank, f"other{rank}", -1.0 - rank) for rank in range(top))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -13,12 +16,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from playground.api import create_app
-from playground.api.completions import AT_ONCE
-from playground.api.schemas.openai import MOST_PROMPTS, Completion
+from playground.api.completions import AT_ONCE, Completions
+from playground.api.schemas.openai import MOST_PROMPTS, Completion, CompletionRequest
 from playground.api.streaming import together
 from playground.errors import ContextOverflow, EngineFailure
 from playground.services.assembly import Services
-from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, Provenance, Token
+from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, ModelSpec, Provenance, Token
 from tests.api.fake_engine import FakeEngine, Step, end, endless, text
 from tests.api.test_chat import events, refused
 
@@ -258,6 +261,29 @@ def test_only_so_many_prompts_of_one_request_run_at_once(config):
         assert max(seen) == expected
 
 
+def test_leaving_ends_the_reading_of_an_echoed_prompt(config, fake, monkeypatch):
+    """A7: the engine hears that its result is not wanted any more."""
+    told = threading.Event()
+
+    def reading(request: GenerationRequest, top: int, wanted: Callable[[], bool]) -> tuple[Token, ...]:
+        while wanted():
+            time.sleep(0.01)
+        told.set()
+        raise CancelledError
+
+    monkeypatch.setattr(fake, "prompt_tokens", reading)
+    completions = Completions(config, Services.over(fake, config))
+    body = CompletionRequest(**ASKED | {"echo": True, "logprobs": 0})
+
+    async def leave() -> None:
+        events = completions._continued(body, GenerationRequest(ModelSpec("starter"), "Hello", template="raw"))
+        await anext(events)
+        await events.aclose()
+
+    asyncio.run(leave())
+    assert told.wait(30)
+
+
 def test_leaving_stops_every_prompt(config):
     """G6, A7: whoever closes the joined events closes each of them."""
     fake = FakeEngine(endless)
@@ -282,11 +308,11 @@ def test_reading_a_prompt_shows_signs_of_life_and_fails_as_a_status(write, fake,
     """G5, G6: comments while an echoed prompt is read, for which a model may have to be loaded; an error before that."""
     read = fake.prompt_tokens
 
-    def slowly(request: GenerationRequest, top: int) -> tuple[Token, ...]:
+    def slowly(request: GenerationRequest, top: int, wanted: object) -> tuple[Token, ...]:
         time.sleep(0.5)
         return read(request, top)
 
-    def broken(request: GenerationRequest, top: int) -> tuple[Token, ...]:
+    def broken(request: GenerationRequest, top: int, wanted: object) -> tuple[Token, ...]:
         raise ContextOverflow("Too long.", "Shorten it.")
 
     fake.prompt_tokens = slowly

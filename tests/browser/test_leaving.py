@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from playground.config import ModelEntry, load_config
 from playground.local_inference import LocalInference
-from tests.browser.conftest import ANSWER_LIMIT_MS, ask, fill, finished, unhurried, wait_until
+from tests.browser.conftest import ANSWER_LIMIT_MS, ask, choose, fill, finished, unhurried, wait_until
+from tests.conftest import started_app
 from tests.ui.fake_engine import FakeEngine
 
 pytestmark = [
@@ -248,3 +249,24 @@ def test_every_text_has_enough_contrast_in_both_themes_and_the_choice_of_theme_i
     expect(page.locator("body.dark")).to_be_attached()
     page.get_by_role("button", name="Theme").click()
     expect(page.locator("body.dark")).to_have_count(0)
+
+
+@pytest.mark.long
+def test_a_page_is_told_that_its_answer_was_cut_off_by_a_stopping_server(
+    chromium: Browser, endless_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G5, A6: an answer that outlasts the drain ends on its page too, as the last thing that the server does."""
+    monkeypatch.setenv("PLAYGROUND_DRAIN", "0.5")
+    monkeypatch.setenv("PLAYGROUND_MODEL", str(endless_model))
+    with started_app(tmp_path) as app:
+        page = chromium.new_page(locale="en-US")
+        page.goto(app.url)
+        choose(page, "model", str(endless_model))
+        expect(page.locator("#chips")).to_contain_text(endless_model.name)
+        fill(page, max_new_tokens=960, num_return_sequences=4)
+        ask(page, "Write a very long story about a cat.")
+        expect(page.locator('.answer-status[data-state="streaming"]')).to_be_visible(timeout=ANSWER_LIMIT_MS)
+        app.process.terminate()
+        expect(page.locator("button.stats").first).to_contain_text("cancelled")
+        assert app.process.wait(20) == 0
+        page.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,20 @@ def test_a_line_of_prompts_is_not_endless(inference: LocalInference, monkeypatch
     monkeypatch.undo()
     assert len(inference.prompt_tokens(given(ODD))) == len(ODD)
     assert inference._machinery.residents.all()[0].pins == 0
+
+
+def test_a_prompt_that_nobody_wants_any_more_is_not_read_on(inference: LocalInference) -> None:
+    """A7: whoever asked for its log-probabilities has left; the line is empty again, and nothing is pinned."""
+    assert inference._machinery is not None
+    machinery = inference._machinery
+    going_on = threading.Event()
+    machinery._run(going_on.wait)  # the compute thread has other work meanwhile
+    with pytest.raises(CancelledError):
+        inference.prompt_tokens(given(ODD), 0, lambda: False)
+    assert not machinery._prompts._waiting
+    going_on.set()
+    assert len(inference.prompt_tokens(given(ODD))) == len(ODD)
+    assert machinery.residents.all()[0].pins == 0
 
 
 def test_a_reproducible_prompt_has_the_same_numbers_in_any_company(inference: LocalInference) -> None:

@@ -88,7 +88,7 @@ class ScriptedEngine(FakeEngine):
     def render(self, request: GenerationRequest) -> RenderedPrompt:
         raise ModelNotLoaded("There is none.", "Load it.")
 
-    def prompt_tokens(self, request: GenerationRequest, top: int) -> tuple[Token, ...]:
+    def prompt_tokens(self, request: GenerationRequest, top: int, wanted: object = None) -> tuple[Token, ...]:
         """One token, so that it can be told who was asked."""
         self.requests.append(request)
         return (Token(top, "x", 0.0),)

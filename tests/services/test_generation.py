@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from playground.services.manifests import Manifest
 from playground.services.meters import Meters
 from playground.services.models import Models
 from playground.services.replay import Replay, ReplayResult
-from playground.types import GenerationEvent, GenerationRequest, GenerationSettings
+from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, Token
 from tests.api.fake_engine import endless, text
 from tests.services.scripted_engine import MADE, ScriptedEngine, ask, joined, made
 
@@ -238,6 +239,23 @@ def test_every_way_to_the_engine_passes_the_content_filter() -> None:
     with pytest.raises(ContentRefused):
         door.prompt_tokens(ask(), 2)
     assert engine.requests == []
+
+
+def test_the_deadline_holds_for_a_prompt_that_is_only_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A7: the engine is told to stop, and why is said."""
+    engine = ScriptedEngine()
+
+    def endless(request: GenerationRequest, top: int, wanted: Callable[[], bool]) -> tuple[Token, ...]:
+        while wanted():
+            time.sleep(0.01)
+        raise CancelledError
+
+    monkeypatch.setattr(engine, "prompt_tokens", endless)
+    door = generation(engine, deadline=0.05)
+    with pytest.raises(DeadlineExceeded):
+        door.prompt_tokens(ask(), 0)
+    with pytest.raises(CancelledError):
+        generation(engine).prompt_tokens(ask(), 0, lambda: False)
 
 
 def test_a_prompt_that_is_only_read_is_no_answer() -> None:
