@@ -252,6 +252,7 @@ def test_gradio_sees_the_gates_caller(first_page):
     assert app.visitor(SimpleNamespace(scope={"type": "http"})) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_cleanly_while_answers_are_written(tmp_path, number, monkeypatch):
     """A6: a stream and a load are under way; exit code 0, no traceback, and well before the last resort."""
@@ -320,6 +321,7 @@ def test_the_second_signal_ends_it_at_once(number, code):
     assert stopped("hangs", number, number)[0] == code
 
 
+@pytest.mark.long
 def test_preload_happens_once_the_page_is_up(tmp_path):
     """R1: the address is printed and answers first; the model follows in the background."""
     with started_app(tmp_path, "--preload") as app:
@@ -356,6 +358,7 @@ def test_others_may_use_what_is_offered_and_nothing_else(tmp_path):
     assert here.inspect(str(tmp_path)).problems
 
 
+@pytest.mark.long
 def test_generate_streams_to_the_terminal():
     """G2, R1: the command line is one more surface over the same engine; only the answer is on stdout."""
     asked = ("-m", "playground", "generate", "What is the capital of France?", "--temperature", "0")

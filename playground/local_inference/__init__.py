@@ -140,13 +140,21 @@ class LocalInference:
 
     def _usher_in(self) -> None:
         """Admit whoever arrives, in a thread for as long as the engine lives; who must wait for a model waits elsewhere."""
-        while (rows := self._arrivals.get()) is not None:
-            try:
-                self._usher_to_their_place(rows)
-            except Exception as error:  # who comes next must not wait for ever
-                failure = self._explain(error)
-                for row in rows:
-                    row.fail(failure)
+        while self._usher_next():
+            pass  # nothing of those who came in is held while waiting for the next
+
+    def _usher_next(self) -> bool:
+        """Wait for the next to arrive and admit them; False when nobody will come any more."""
+        rows = self._arrivals.get()
+        if rows is None:
+            return False
+        try:
+            self._usher_to_their_place(rows)
+        except Exception as error:  # who comes next must not wait for ever
+            failure = self._explain(error)
+            for row in rows:
+                row.fail(failure)
+        return True
 
     def _usher_to_their_place(self, rows: list[Row]) -> None:
         if at_hand := self._all_at_hand(rows):

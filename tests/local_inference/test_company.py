@@ -121,6 +121,7 @@ def test_a_beam_searchs_adapter_stays_its_own_where_linears_are_not_joined(
     engine.close()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("endless")
 @pytest.mark.parametrize("packed", [True, False])
 def test_cancelling_a_row_that_waits_for_its_turn_harms_nobody(
@@ -171,6 +172,7 @@ def _eventually(true: Callable[[], bool]) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("endless")
 @pytest.mark.parametrize("adapters", [(), ((PIRATE, 1.0),)], ids=["base", "lora"])
 def test_attaching_through_peft_beside_a_beam_search_changes_neither(
@@ -190,6 +192,7 @@ def test_attaching_through_peft_beside_a_beam_search_changes_neither(
     engine.close()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("endless")
 def test_scoring_with_peft_beside_a_beam_search_changes_neither(
     inference: LocalInference, make_adapter: Callable[..., Path]

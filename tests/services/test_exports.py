@@ -212,6 +212,7 @@ def test_a_shared_server_exports_nothing(engine: LocalInference, config: AppConf
     assert not config.data_dir.exists()
 
 
+@pytest.mark.long
 def test_a_model_is_merged_in_a_process_of_its_own(exports: Exports, config: AppConfig, engine: LocalInference) -> None:
     """P8, G10: verified, told apart from its base, loadable here, and no resident was touched."""
     before = ids_of(list(engine.stream(ask("Hello there!"))))
