@@ -115,11 +115,9 @@ class LocalInference:
             row.report(Status("queued", "waiting"))
         try:
             self._arrived(rows)
-        except RuntimeError as error:  # the system gives no more threads
+        except QueueFull:
             self._rows.difference_update(rows)
-            raise QueueFull(
-                "This machine runs too many threads to take a request.", "Try again in a moment."
-            ) from error
+            raise
         return lambda: self._cancel(rows)
 
     def _arrived(self, rows: list[Row]) -> None:
@@ -129,13 +127,11 @@ class LocalInference:
         processor from the answers that are being written.
         """
         if self._machinery is None or _is_long(rows[0].request):
-            threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
+            _started(partial(self._admit, rows), "admit")
             return
         with self._lock:
             if self._usher is None:
-                usher = threading.Thread(target=self._usher_in, name="usher", daemon=True)
-                usher.start()
-                self._usher = usher
+                self._usher = _started(self._usher_in, "usher")
         self._arrivals.put(rows)
 
     def _usher_in(self) -> None:
@@ -159,13 +155,8 @@ class LocalInference:
     def _usher_to_their_place(self, rows: list[Row]) -> None:
         if at_hand := self._all_at_hand(rows):
             self._admit(rows, at_hand)
-            return
-        try:
-            threading.Thread(target=self._admit, args=(rows,), name="admit", daemon=True).start()
-        except RuntimeError as error:
-            raise QueueFull(
-                "This machine runs too many threads to take a request.", "Try again in a moment."
-            ) from error
+        else:
+            _started(partial(self._admit, rows), "admit")
 
     def stream(self, request: GenerationRequest) -> Generator[GenerationEvent, None, None]:
         """The events of ``request``; at least one every 250 ms, at most sixty a second. Closing the iterator cancels.
@@ -487,7 +478,17 @@ def _heartbeat(latest: GenerationEvent, started: float) -> GenerationEvent:
     return GenerationEvent(latest.status, stats=stats, index=latest.index)
 
 
+def _started(work: Callable[[], None], name: str) -> threading.Thread:
+    """A thread that does ``work``. Raises `QueueFull` when the system gives no more of them."""
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise QueueFull("This machine runs too many threads to take a request.", "Try again in a moment.") from error
+    return thread
+
+
 def _is_long(request: GenerationRequest) -> bool:
     """True where rendering the prompt would hold up who comes next."""
-    texts = [request.prompt or "", *(message.content for message in request.messages)]
-    return sum(map(len, texts)) > _LONG
+    own = (request.prompt or "", request.prefill, request.settings.system_prompt)
+    return sum(map(len, (*own, *(message.content for message in request.messages)))) > _LONG

@@ -81,3 +81,19 @@ def test_what_is_in_memory_has_a_name_with_its_adapters(tmp_path: Path) -> None:
     engine.load(ModelSpec("org/typed"))
     assert found.resolve("org/typed:mine") == Named("org/typed", "mine")
     assert found.spec("org/typed:mine").adapters == ((str(tmp_path / "adapters" / "mine"), 1.0),)
+
+
+def test_what_is_on_offer_is_looked_up_once_for_many_requests(tmp_path: Path) -> None:
+    """A4: not for what is new, nor for what nobody has configured: an unknown name is looked for each time."""
+    shutil.copytree(PIRATE, tmp_path / "first")
+    known = names(adapters=(str(tmp_path),))
+    looked: list[str] = []
+    resolve = known.resolve
+    known.resolve = lambda name: (looked.append(name), resolve(name))[1]  # type: ignore[method-assign]
+    for _ in range(3):
+        assert known.spec("starter:first@0.5").adapters == ((str(tmp_path / "first"), 0.5),)
+        with pytest.raises(ModelNotFound):
+            known.spec("starter:second")
+    assert looked == ["starter:first@0.5", *["starter:second"] * 3]
+    shutil.copytree(PIRATE, tmp_path / "second")
+    assert known.spec("starter:second").adapters == ((str(tmp_path / "second"), 1.0),)

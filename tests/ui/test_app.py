@@ -10,10 +10,9 @@ import time
 import gradio as gr
 import pytest
 
-from playground.config import AppConfig, load_config
 from playground.services.assembly import Services
 from playground.types import knobs
-from playground.ui import texts, wiring
+from playground.ui import texts
 from playground.ui.app import build, launch_options, names_an_address
 from playground.ui.playground_tab import LONGEST_PAUSE, UPDATES_PER_SECOND
 from playground.ui.settings_panel import SettingsPanel
@@ -23,24 +22,6 @@ from tests.ui.fake_engine import FakeEngine
 from tests.ui.page import Page, collected, last
 
 pytestmark = pytest.mark.anyio  # all of them: outside of a running loop Gradio makes one and never closes it
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def config() -> AppConfig:
-    return load_config()
-
-
-@pytest.fixture
-def toasts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What would have popped up; Gradio shows toasts only from inside its queue."""
-    shown: list[str] = []
-    monkeypatch.setattr(wiring, "toast", shown.append)
-    return shown
 
 
 async def test_the_shell_holds_the_tabs_that_work_and_nothing_is_offered_as_gradios_own_api(config):

@@ -32,11 +32,6 @@ PIRATE = ROOT / "assets" / "adapters" / "pirate"
 SOMEBODY = SimpleNamespace(session_hash="somebody")
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> AppConfig:
     """The configuration with a data folder of the test's own, and a broken adapter on offer."""
@@ -45,13 +40,6 @@ def config(tmp_path: Path) -> AppConfig:
     weights = broken / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     return load_config(overrides={"data_dir": tmp_path / "data", "adapter": [str(broken)]})
-
-
-@pytest.fixture
-def toasts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    shown: list[str] = []
-    monkeypatch.setattr(wiring, "toast", shown.append)
-    return shown
 
 
 # --- the adapter's report ---

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from playground.config import ROOT, AppConfig, load_config
+from playground.config import ROOT
 from playground.errors import ContentRefused, DeadlineExceeded, NotPermitted, PlaygroundError, QueueFull, ShuttingDown
 from playground.services.assembly import Services
 from playground.types import Caller, GenerationRequest
-from playground.ui import texts, wiring
+from playground.ui import texts
 from playground.ui.app import build
 from playground.ui.views.answer import Answer
 from playground.ui.views.person import person
@@ -28,24 +28,6 @@ ANNA = Caller("user anna", "user", "anna", "10.0.0.7")
 GUEST = Caller("guest 9c", "guest", "", "10.0.0.8")
 HERE = Caller("guest 7a", "guest", "", "127.0.0.1")
 OPERATOR = Caller("user admin", "user", "admin", "10.0.0.9", admin=True)
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def config() -> AppConfig:
-    return load_config()
-
-
-@pytest.fixture
-def toasts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What would have popped up; Gradio shows toasts only from inside its queue."""
-    shown: list[str] = []
-    monkeypatch.setattr(wiring, "toast", shown.append)
-    return shown
 
 
 async def answered(page: Page, visitor: gr.Request) -> Answer:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from playground.api.schemas.common import Made, Strict
+from playground.api.schemas.common import Made, Strict, knob_field
 from playground.types import GenerationSettings, Strategy, knobs
 
 MOST_TOKENS = 500
@@ -37,11 +37,6 @@ _GREEDY: dict[str, Any] = {
 }
 
 
-def _setting(name: str, default: Any, highest: float | None = None) -> Any:
-    knob = knobs()[name]
-    return Field(default=default, ge=knob.low, le=highest or knob.high, description=knob.help)
-
-
 class GenerateTextBody(Strict):
     """A text to continue. Which of the settings count depends on the strategy; `GET /strategies` tells."""
 
@@ -65,13 +60,13 @@ class GenerateTextBody(Strict):
     prompt: str = Field(description="The text itself; no template is applied.")
     model: str = Field(description="A name from `GET /models`. It is loaded first when it is not in memory.")
     strategy: Strategy = Field(default="sampling", description=knobs()["strategy"].help)
-    temperature: float = _setting("temperature", 0.8)
+    temperature: float = knob_field("temperature", 0.8)
     max_length: int = Field(default=100, ge=1, le=MOST_TOKENS, description="At most so many new tokens.")
-    top_p: float = _setting("top_p", 0.95)
-    top_k: int = _setting("top_k", 50)
-    num_beams: int = _setting("num_beams", 5)
-    num_return_sequences: int = _setting("num_return_sequences", 1)
-    seed: int | None = _setting("seed", None)
+    top_p: float = knob_field("top_p", 0.95)
+    top_k: int = knob_field("top_k", 50)
+    num_beams: int = knob_field("num_beams", 5)
+    num_return_sequences: int = knob_field("num_return_sequences", 1)
+    seed: int | None = knob_field("seed", None)
 
     def settings(self) -> GenerationSettings:
         """The settings as the engine knows them. Raises `InvalidRequest` for what does not go together."""

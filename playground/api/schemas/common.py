@@ -77,10 +77,10 @@ def one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def knob_field(setting: str) -> Any:
-    """An optional field with the bounds and the help of one setting."""
+def knob_field(setting: str, default: Any = None, highest: float | None = None) -> Any:
+    """A field with the bounds and the help of one setting; ``highest`` where a part of the API allows less."""
     knob = knobs()[setting]
-    return Field(default=None, ge=knob.low, le=knob.high, description=knob.help)
+    return Field(default=default, ge=knob.low, le=highest or knob.high, description=knob.help)
 
 
 class Made(BaseModel):

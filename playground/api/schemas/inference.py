@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from playground.api.schemas.common import TEXT_OR_TEXTS, Made, Strict, one_or_many
+from playground.api.schemas.common import TEXT_OR_TEXTS, Made, Strict, knob_field, one_or_many
 from playground.errors import InvalidRequest
 from playground.services.entries import UNSET, Entries, Unset
 from playground.types import (
@@ -21,7 +21,6 @@ from playground.types import (
     Quantization,
     Role,
     Template,
-    knobs,
 )
 
 MOST_TOKENS = 4096
@@ -51,15 +50,12 @@ _SETTING = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}  # where t
 
 def _setting(name: str, highest: float | None = None) -> Any:
     """A field with the bounds and the help of one setting, and the default that it has here."""
-    knob = knobs()[name]
-    default = _DEFAULTS.get(name, getattr(GenerationSettings(), name))
-    return Field(default=default, ge=knob.low, le=highest or knob.high, description=knob.help)
+    return knob_field(name, _DEFAULTS.get(name, getattr(GenerationSettings(), name)), highest)
 
 
 def _own_setting(name: str, highest: float | None = None) -> Any:
     """The same where it may be left out, for what holds for the whole request then."""
-    knob = knobs()[name]
-    return Field(default=None, ge=knob.low, le=highest or knob.high, description=knob.help)
+    return knob_field(name, highest=highest)
 
 
 def _adapter_field() -> Any:
