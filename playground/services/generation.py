@@ -174,6 +174,8 @@ class Generation:
                 yield answering
             finally:
                 self._leave(user)
+        except CancelledError:  # a prompt that nobody waits for any more: left, not failed
+            raise
         except Exception as error:
             self._meters.failed(error)
             answering.failed = True

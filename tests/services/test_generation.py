@@ -254,8 +254,11 @@ def test_the_deadline_holds_for_a_prompt_that_is_only_read(monkeypatch: pytest.M
     door = generation(engine, deadline=0.05)
     with pytest.raises(DeadlineExceeded):
         door.prompt_tokens(ask(), 0)
+    door = generation(engine)
     with pytest.raises(CancelledError):
-        generation(engine).prompt_tokens(ask(), 0, lambda: False)
+        door.prompt_tokens(ask(), 0, lambda: False)
+    assert counted(door, "cancellations_total") == 1
+    assert counted(door, "errors_total", code="internal_error") == 0
 
 
 def test_a_prompt_that_is_only_read_is_no_answer() -> None:
