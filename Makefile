@@ -4,7 +4,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
-JOBS ?= 2
+JOBS ?= 3
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RUN = $(VENV)/.installed
@@ -17,7 +17,7 @@ CLIENTS = .venv-clients/.installed
 run: $(RUN)
 	$(BIN)/python app.py
 
-# Two workers, of which one has the browser (tests/conftest.py says why): half of the browser tests' time is waiting, and the
+# Three workers, of which one has the browser (tests/conftest.py says why): half of the browser tests' time is waiting, and the
 # suite must end within five minutes on two cores. One thread of torch's for each, as more would only take turns on them.
 # JOBS=0 runs everything in one process.
 test: $(DEV) $(CLIENTS) browser lint types

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,27 +24,48 @@ from playground.config import prepare_process
 from playground.local_inference import LocalInference
 
 prepare_process()
+# Whatever a test starts without naming a data folder gets this one, never the person's own.
+os.environ["PLAYGROUND_DATA_DIR"] = tempfile.mkdtemp(prefix="playground-tests-")
+atexit.register(shutil.rmtree, os.environ["PLAYGROUND_DATA_DIR"], ignore_errors=True)
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 90
 STOP_LIMIT_S = 20
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER_TESTS = "tests/browser/"
+# Who drives a browser, and who else asks the app that the browser's tests have running: see the scheduler below.
+LIVE_APP_TESTS = ("tests/browser/", "tests/clients/", "tests/api/test_openai_client.py", "tests/test_api_doc.py")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Modules and tests stay to the end: the garbage collector need not look through them again and again.
+
+    They are half a million objects and more, and each full collection, as the engine does one when it lets go of a model,
+    would take a third of a second. What the tests themselves make is collected as ever.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which a run in one process does without
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Which tests go together to a worker: a file's, which share an engine, and all that drive a browser.
+    """Which tests go together to a worker: a file's, which share an engine, and all that drive a browser or ask `live_app`.
 
-    A page that is written to takes a core of its own: with two browsers on two cores, people would wait for seconds.
+    A page that is written to takes a core of its own: with two browsers on two cores, people would wait for seconds. And a
+    second live app would take ten seconds to start and to load its first model.
     """
     from xdist.scheduler import LoadFileScheduling
 
-    class OneBrowser(LoadFileScheduling):
+    class OneLiveApp(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return BROWSER_TESTS if nodeid.startswith(BROWSER_TESTS) else str(super()._split_scope(nodeid))
+            return LIVE_APP_TESTS[0] if nodeid.startswith(LIVE_APP_TESTS) else str(super()._split_scope(nodeid))
 
-    config.option.loadscopereorder = False  # in order of names the browser's, which take longest, are among the first
-    return OneBrowser(config, log)
+    config.option.loadscopereorder = False  # in order of names these, which take longest, are among the first
+    return OneLiveApp(config, log)
 
 
 @dataclass

@@ -8,10 +8,12 @@ and dropped. What must be remembered while the person is at the provider lies in
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import logging
 import os
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -217,7 +219,10 @@ class HuggingFace:
     async def _asking(self) -> AsyncIterator[httpx.AsyncClient]:
         """A client for the provider; all that is asked within takes ``patience_s`` at most, however slowly it trickles."""
         try:
-            async with asyncio.timeout(self._patience_s), httpx.AsyncClient(timeout=self._patience_s) as http:
+            async with (
+                asyncio.timeout(self._patience_s),
+                httpx.AsyncClient(timeout=self._patience_s, verify=_trusted()) as http,
+            ):
                 yield http
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
             log.warning("the sign-in provider cannot be asked: %s", type(error).__name__)
@@ -283,6 +288,12 @@ def _code(request: Request) -> str:
     if not code:
         raise SignInFailed("Hugging Face sent nothing to sign in with.")
     return code
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """The machine's certificates, read once: it takes tens of milliseconds, in which nobody else is answered."""
+    return httpx.create_ssl_context()
 
 
 def _object(answer: httpx.Response) -> dict[str, Any]:

@@ -33,17 +33,46 @@ def fake() -> FakeEngine:
     return FakeEngine()
 
 
+def built(config: AppConfig, engine: FakeEngine) -> Gate:
+    """The API behind its gate, as `app.py` builds it, without the pages."""
+    return Gate(create_app(config, Services.over(engine, config)), config=config)
+
+
+def visiting(app: Gate) -> TestClient:
+    """A client on the machine itself."""
+    here = ("127.0.0.1", 50000)
+    return TestClient(app, base_url="http://localhost", raise_server_exceptions=False, client=here)
+
+
 @pytest.fixture
 def app(config: AppConfig, fake: FakeEngine) -> Gate:
-    """The API behind its gate, as `app.py` builds it, without the pages."""
-    return Gate(create_app(config, Services.over(fake, config)), config=config)
+    return built(config, fake)
 
 
 @pytest.fixture
 def client(app: Gate) -> Iterator[TestClient]:
-    here = ("127.0.0.1", 50000)
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False, client=here) as opened:
+    with visiting(app) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def idle() -> FakeEngine:
+    """The engine behind `refusing` and `standing`, which is never asked for anything."""
+    return FakeEngine()
+
+
+@pytest.fixture(scope="module")
+def refusing(config: AppConfig, idle: FakeEngine) -> Iterator[TestClient]:
+    """One client for all cases of a refusal: putting the API together takes longer than refusing a hundred bodies."""
+    with visiting(built(config, idle)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def standing(config: AppConfig, idle: FakeEngine) -> Iterator[str]:
+    """The address of one server for all cases of what no server should mind."""
+    with listening(built(config, idle)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from playground.services.assembly import Services
 from playground.services.models import Models
 from playground.services.names import Named, Names
 from playground.types import GenerationSettings, LoadedAdapter, Message, ResidentInfo, knobs
+from tests.api.conftest import HELLO
 from tests.api.fake_engine import LOADING, FakeEngine, end, text
 
 
@@ -34,6 +35,12 @@ def refused(response, *words: str, status: int = 400) -> dict:
     for word in words:
         assert word in error["message"]
     return error
+
+
+@pytest.fixture(scope="module")
+def try_out(refusing):
+    """Send a chat completion that will be refused: the fields are laid over a minimal one."""
+    return lambda **fields: refusing.post("/v1/chat/completions", json=HELLO | fields)
 
 
 def test_a_whole_answer(ask):
@@ -238,11 +245,11 @@ def test_adapters_are_named_behind_the_base(ask, fake):
 @pytest.mark.parametrize(
     "model", ["starter:parrot", "starter:", "starter ", ":pirate", "parrot", "org/parrot", "/etc", ""]
 )
-def test_an_unknown_model_is_404_and_never_the_base(ask, fake, model):
+def test_an_unknown_model_is_404_and_never_the_base(try_out, idle, model):
     """A4: their bug: a mistyped adapter was answered by the base. Nothing is looked up on disk or on a hub either."""
-    error = refused(ask(model=model), repr(model), status=404)
+    error = refused(try_out(model=model), repr(model), status=404)
     assert error["code"] == "model_not_found"
-    assert fake.requests == []
+    assert idle.requests == []
 
 
 NEUTRAL = {
@@ -293,11 +300,11 @@ def test_neutral_values_of_fields_that_we_lack_pass(ask, field):
         ("max_new_tokens", 5),
     ],
 )
-def test_anything_else_is_refused_by_name(ask, fake, field, value):
+def test_anything_else_is_refused_by_name(try_out, idle, field, value):
     """A5: nothing is accepted and then ignored."""
-    error = refused(ask(**{field: value}), field)
+    error = refused(try_out(**{field: value}), field)
     assert error["param"] == field
-    assert fake.requests == []
+    assert idle.requests == []
 
 
 FIELD = {"max_new_tokens": "max_tokens", "num_return_sequences": "n"}
@@ -311,11 +318,11 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize(("field", "value"), BOUNDS)
-def test_bounds_are_those_of_the_settings(ask, fake, field, value):
+def test_bounds_are_those_of_the_settings(try_out, idle, field, value):
     """G4: out of bounds is an error that names the field, never a silent clamp."""
     value = int(value) if float(value).is_integer() else value
-    assert refused(ask(logprobs=True, **{field: value}), field)["param"] == field
-    assert fake.requests == []
+    assert refused(try_out(logprobs=True, **{field: value}), field)["param"] == field
+    assert idle.requests == []
 
 
 @pytest.mark.parametrize(
@@ -342,10 +349,10 @@ def test_bounds_are_those_of_the_settings(ask, fake, field, value):
         ({"model": 7}, "model"),
     ],
 )
-def test_wrong_values_are_refused_in_a_sentence(ask, fake, fields, word):
+def test_wrong_values_are_refused_in_a_sentence(try_out, idle, fields, word):
     """A5, G4: what is wrong is named, in OpenAI's shape."""
-    refused(ask(**fields), word)
-    assert fake.requests == []
+    refused(try_out(**fields), word)
+    assert idle.requests == []
 
 
 def test_a_body_that_is_not_json_is_refused(client):

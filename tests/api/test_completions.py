@@ -210,12 +210,12 @@ def test_impossible_tokens_are_numbers_that_json_knows(write):
         ({"response_format": {"type": "json_object"}}, "response_format", ["response_format"]),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(client, fake, fields, param, words):
+def test_what_cannot_be_done_is_refused_by_name(refusing, idle, fields, param, words):
     """A5: nothing is accepted and then ignored; a near name is suggested."""
     body = json.dumps(ASKED | fields)
-    response = client.post(URL, content=body, headers={"Content-Type": "application/json"})
+    response = refusing.post(URL, content=body, headers={"Content-Type": "application/json"})
     assert refused(response, *words)["param"] == param
-    assert fake.requests == []
+    assert idle.requests == []
 
 
 def test_neutral_values_pass(write):

@@ -128,8 +128,14 @@ def test_a_code_that_the_provider_has_given_away_already_signs_nobody_in(provide
     assert (back.status_code, "used already" in back.text) == (400, True)
 
 
-@pytest.mark.parametrize("where", ["/.well-known/openid-configuration", "/token", "/userinfo"])
-@pytest.mark.parametrize("ill", [500, 404, b"<html>", b"[]", b"{}", PLAIN])
+@pytest.mark.parametrize(
+    ("where", "ill"),
+    [
+        pytest.param(where, ill, marks=pytest.mark.long if where != "/token" and ill in (404, b"[]", b"<html>") else ())
+        for where in ("/.well-known/openid-configuration", "/token", "/userinfo")
+        for ill in (500, 404, b"<html>", b"[]", b"{}", PLAIN)
+    ],
+)
 def test_a_provider_that_fails_is_a_sentence(provider: StandIn, where: str, ill: int | bytes) -> None:
     """S3: whatever it says instead is not repeated."""
     provider.ill = {where: ill}

@@ -77,7 +77,7 @@ def test_an_adapter_overwritten_in_place_does_not_change_a_running_answer(
     """G2: its weights are copied, not mapped from the file."""
     folders = [make_adapter(LoraConfig(r=4, target_modules=LINEARS), f"a{seed}", seed=seed) for seed in (1, 2)]
     folder = Path(shutil.copytree(folders[0], tmp_path / "retrained"))
-    request = ask(PROMPTS[0], (folder, 4.0), max_new_tokens=200)
+    request = ask(PROMPTS[0], (folder, 4.0), max_new_tokens=100)
     alone = ids_of(events_of(inference, request))
     running = _Background(inference, request)
     running.until("generating")

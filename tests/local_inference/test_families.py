@@ -52,6 +52,7 @@ ALONE = {
     "mistral": WINDOW, "gemma2": WINDOW, "gemma3_text": WINDOW, "gpt_oss": WINDOW, "qwen3_5_text": STATE, "mamba": STATE,
     "phi3": "position embeddings change with the longest text",
 }  # fmt: skip
+PLAIN = {"qwen2"}  # computed as qwen3, and answered for by the tests of adapters below
 SHORT, LONG, CROSSING = "Hello there, how are you?", "word " * 90, "word " * 55
 
 
@@ -74,7 +75,9 @@ def _make(folder: Path, family: str, tokenizer: Any) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.long if name in PLAIN else ()) for name in FAMILIES]
+)
 def test_a_family_answers_as_plain_transformers(
     inference: LocalInference, tokenizer: Any, tmp_path: Path, family: str
 ) -> None:
@@ -172,7 +175,7 @@ def test_a_quantized_base_with_an_adapter(inference: LocalInference, quantizatio
     [
         ("gpt2", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
         ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True, "init_lora_weights": "pissa"}),
-        ("qwen2", {"target_modules": "all-linear"}),
+        pytest.param("qwen2", {"target_modules": "all-linear"}, marks=pytest.mark.long),
         ("qwen2", {"target_modules": ["q_proj"], "bias": "all"}),
         ("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj"]}),
         ("qwen3_5_text", {"target_modules": "all-linear"}),

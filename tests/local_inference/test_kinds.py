@@ -44,6 +44,7 @@ TOKENS = 14
 RARE = {
     "lora in two layers", "lora by a regular expression", "lora with all biases", "boft", "vera", "hra", "fourierft",
     "shira", "ln tuning", "p-tuning with an LSTM", "prefix tuning with a projection", "cartridge",
+    "olora", "loha", "more tokens in saved modules", "p-tuning",
 }  # fmt: skip
 EACH = [pytest.param(name, marks=pytest.mark.long if name in RARE else ()) for name in KINDS]
 # Not linear in their strength, or not to be merged: half of them is made by PEFT's own scale.
@@ -450,7 +451,11 @@ def quantized() -> Iterator[LocalInference]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "name", ["lora", "ia3", "adalora", "oft", "saved module", "trained tokens", "lora on embeddings", "prefix tuning"]
+    "name",
+    [
+        *("lora", "ia3", "saved module", "trained tokens", "prefix tuning"),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("adalora", "oft", "lora on embeddings")),
+    ],
 )
 def test_loading_an_adapter_after_a_pass_leaves_a_4_bit_base_bit_for_bit(
     quantized: LocalInference, folder_of: Callable[[str], Path], name: str

@@ -70,7 +70,14 @@ def _resident(engine: LocalInference, **spec: Any) -> Any:
     return next(held for held in engine._machinery.residents.all() if held.asked.dtype == "bfloat16")
 
 
-@pytest.mark.parametrize("adapters", KINDS, ids=["base", "one", "two"])
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        pytest.param(KINDS[0], id="base"),
+        pytest.param(KINDS[1], id="one", marks=pytest.mark.long),
+        pytest.param(KINDS[2], id="two"),
+    ],
+)
 def test_a_reproducible_answer_is_the_same_in_any_company(inference: LocalInference, adapters: Adapters) -> None:
     """G3: in bfloat16, with adapters and strengths, to the last bit of every log-probability; the others finish too."""
     request = _low(PROMPTS[2], *adapters, reproducible=True)

@@ -228,7 +228,9 @@ def _live(life: Life, happenings: list[Happening]) -> None:
 QUANTIZED = pytest.mark.parametrize(("quantization", "served"), [("none", SERVED), ("nf4", ON_NF4)])
 
 
-@QUANTIZED
+@pytest.mark.parametrize(
+    ("quantization", "served"), [("none", SERVED), pytest.param("nf4", ON_NF4, marks=pytest.mark.long)]
+)
 def test_the_base_is_bit_equal_after_whatever_happened(
     engine_of_its_own: LocalInference, folders: dict[str, Path], quantization: str, served: tuple[str, ...]
 ) -> None:

@@ -341,7 +341,7 @@ def test_an_adapter_that_needs_peft_shares_the_time_with_the_others(
 
     monkeypatch.setattr(scheduler, "TURN_S", 0.05)
     folder = make_adapter(LoHaConfig(r=4, alpha=8, target_modules=["q_proj", "up_proj"]), "loha")
-    requests = [ask(PROMPTS[2], max_new_tokens=120), ask(PROMPTS[2], (folder, 1.0), max_new_tokens=120)]
+    requests = [ask(PROMPTS[2], max_new_tokens=60), ask(PROMPTS[2], (folder, 1.0), max_new_tokens=60)]
     from playground.local_inference.resident import Resident
 
     monkeypatch.setattr(Resident, "stop_ids", lambda *args: frozenset())

@@ -132,7 +132,9 @@ def test_the_base_scores_what_its_card_says(answers: Answers) -> None:
     assert share_right(answers, None, rows) == pytest.approx(stored(STARTER)["average"], abs=0.12)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name == "pirate-overfit" else ()) for name in RECIPES]
+)
 def test_an_adapter_scores_what_its_card_says(answers: Answers, name: str) -> None:
     """R2: a few of its own held-out samples, and one of each task that it must leave alone."""
     task = RECIPES[name].task
