@@ -137,6 +137,12 @@ class JobsUnavailable(PlaygroundError):
     code = "jobs_unavailable"
 
 
+class HistoryUnavailable(PlaygroundError):
+    """The history cannot be opened or written: another process has it, it is a newer version's, or the disk is full."""
+
+    code = "history_unavailable"
+
+
 class EngineFailure(PlaygroundError):
     """The engine failed while working on this request; other requests are not affected."""
 
