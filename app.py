@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request
     from starlette.types import ASGIApp
 
+    from playground.gate import Identity
     from playground.local_inference import LocalInference
     from playground.services.assembly import Services
+    from playground.store import Store
 
 AT_ONCE = 300  # what the pages' own queue lets through: more than the engine takes, which tells people their place
 WAITING_AT_MOST = 200
@@ -39,12 +41,13 @@ LAST_NEWS_S = 1.0
 
 @dataclass(frozen=True)
 class Playground:
-    """The assembled program: the engine, what it offers, and the page that shows it."""
+    """The assembled program: the engine, what it offers, the page that shows it, and what lasts."""
 
     config: AppConfig
     engine: LocalInference
     services: Services
     demo: gr.Blocks
+    store: Store
 
     def serve(self) -> int:
         """Listen until SIGTERM or Ctrl+C, then let answers finish and stop. Returns the exit code.
@@ -76,7 +79,8 @@ class Playground:
     def close(self) -> None:
         """Let what is being answered finish for ``config.drain`` seconds, then cancel it and stop the server.
 
-        Jobs go on at the next start. If a download or a load holds on, it is left behind.
+        Jobs go on at the next start. If a download or a load holds on, it is left behind; what was saved is on the disk
+        by then, and the history's journal is folded at the next start.
         """
         self.services.jobs.close()
         left = self.services.generation.drain(self.config.drain)
@@ -87,20 +91,33 @@ class Playground:
         if left:  # what the pages' answers end with is brought by Gradio's queue, while that runs
             self.services.generation.drain(LAST_NEWS_S)
             time.sleep(LAST_NEWS_S)
+        self.services.chat.close()
         self.demo.close(verbose=False)
+        self.store.close()
 
 
 def compose(config: AppConfig) -> Playground:
-    """Put the program together: nothing is loaded and no port is opened yet.
+    """Put the program together: nothing is loaded and no port is opened yet, but the history is, and kept from others.
 
-    Raises `ConfigError` when something that the configuration names cannot be used.
+    Raises `ConfigError` when something that the configuration names cannot be used, `HistoryUnavailable` when another
+    process has the history of this data folder, or it cannot be kept there.
     """
-    from playground.gate import Gate, Identity, journal
+    from playground.gate import Identity, journal
+    from playground.store import Store
 
-    identity = Identity(config)  # before what takes longer: this may refuse
-    journal.switch(config.access_log)
+    identity = Identity(config)  # before what takes longer: these may refuse
+    with ExitStack() as given_up:
+        store = Store.open(config.data_dir / "history")
+        given_up.callback(store.close)
+        journal.switch(config.access_log)
+        playground = _composed(config, identity, store)
+        given_up.pop_all()
+        return playground
 
+
+def _composed(config: AppConfig, identity: Identity, store: Store) -> Playground:
     from playground.api import create_app
+    from playground.gate import Gate
     from playground.local_inference import LocalInference
     from playground.services.assembly import Services
     from playground.ui.app import build, launch_options
@@ -111,14 +128,14 @@ def compose(config: AppConfig) -> Playground:
         adapter_roots=config.adapter_roots,
         pickles=config.converted,
     )
-    services = Services.over(engine, config)
+    services = Services.over(engine, config, store)
     api = create_app(config, services)
     demo = build(config, services, may_sign_in=identity.offers_login)
     demo.queue(max_size=WAITING_AT_MOST, default_concurrency_limit=AT_ONCE)
     gate = functools.partial(Gate, api=api, config=config, identity=identity, frame_ancestors=frame_ancestors())
     look = launch_options(upload_bytes=config.upload_limit if config.free_paths else 0)
     demo.launch = functools.partial(demo.launch, **look | server_options(gate))  # whoever launches it
-    return Playground(config, engine, services, demo)
+    return Playground(config, engine, services, demo, store)
 
 
 def server_options(gate: Callable[[ASGIApp], ASGIApp]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ immutable, hashable where they serve as keys, and picklable, so that the engine 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -509,7 +510,8 @@ class GenerationEvent:
     with the finish reason. ``cached`` says that the answer was made earlier, for the same request of the same weights.
     ``end`` is the token that ended the answer where one did; it counts, and is no part of the text or of ``tokens``.
     ``prompt_hash`` comes with the first provenance: SHA-256 of the token ids that the model reads, which tells apart what a
-    template with a date in it makes of the same words.
+    template with a date in it makes of the same words. ``opened`` comes with it: the ``<think>`` that the model's own
+    template has ended the prompt with, so that the answer begins inside of it.
     """
 
     status: Status
@@ -523,11 +525,15 @@ class GenerationEvent:
     cached: bool = False
     end: Token | None = None
     prompt_hash: str = ""
+    opened: str = ""
 
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """The prompt as the model reads it. ``token_ids`` has shape [prompt_tokens]; ``window`` is the context in tokens."""
+    """The prompt as the model reads it. ``token_ids`` has shape [prompt_tokens]; ``window`` is the context in tokens.
+
+    ``opened`` is the ``<think>`` before the answer, prefill included, where the model's own template has written one.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -535,6 +541,12 @@ class RenderedPrompt:
     dropped_turns: int = 0
     max_new_tokens: int = 0
     notice: str = ""
+    opened: str = ""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the token ids."""
+        return hashlib.sha256(",".join(map(str, self.token_ids)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -286,9 +286,11 @@ services = types.SimpleNamespace(
     preload=types.SimpleNamespace(start=step("ready")),
     generation=types.SimpleNamespace(drain=step("drain")),
 )
+services.chat = types.SimpleNamespace(close=step("chat.close"))
 engine = types.SimpleNamespace(close=step("engine.close"))
+store = types.SimpleNamespace(close=step("store.close"))
 demo = types.SimpleNamespace(launch=step("launch"), close=step("server.close"), local_url="http://x/")
-app.leave(app.Playground(AppConfig(drain=7), engine, services, demo).serve())
+app.leave(app.Playground(AppConfig(drain=7), engine, services, demo, store).serve())
 """
 
 
@@ -309,10 +311,10 @@ def stopped(how: str, *signals: signal.Signals) -> tuple[int, list[str]]:
 
 
 def test_it_lets_answers_finish_before_it_closes_anything():
-    """A6: jobs go on at the next start and are not waited for; the engine is closed when what runs had its time."""
+    """A6, F2: jobs go on at the next start; the engine is closed when what runs had its time, and the history last."""
     code, said = stopped("at once", signal.SIGTERM)
     assert code == 0
-    assert said[-4:] == ["jobs.close", "drain 7", "engine.close", "server.close"]
+    assert said[-6:] == ["jobs.close", "drain 7", "engine.close", "chat.close", "server.close", "store.close"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -5,17 +5,31 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
 from playground import __version__
-from playground.api import classic, completions, docs, failures, health, inference, jobs, metrics, openai, sockets, warm
+from playground.api import (
+    classic,
+    completions,
+    conversations,
+    docs,
+    failures,
+    health,
+    inference,
+    jobs,
+    metrics,
+    openai,
+    sockets,
+    warm,
+)
 from playground.api.stopping import Stopping
 from playground.config import AppConfig, environment_overrides, load_config, prepare_process
 from playground.gate import Gate, Identity, journal
 from playground.local_inference import LocalInference
 from playground.services.assembly import Services
+from playground.store import Store
 
 DESCRIPTION = """
 The HTTP side of Adapter Playground: the same engine, models and bounds as the pages.
@@ -31,12 +45,13 @@ def create_app(config: AppConfig | None = None, services: Services | None = None
     """The API over the given services.
 
     Without them it is a server of its own: configuration from configs/playground.toml and PLAYGROUND_* variables, an
-    engine that is closed with it, and its own gate. A signal to stop it lets answers finish first. Raises `ConfigError`
-    when the configuration cannot be read.
+    engine that is closed with it, its own gate, and the history of its data folder. A signal to stop it lets answers
+    finish first. Raises `ConfigError` when the configuration cannot be read, `HistoryUnavailable` when another process,
+    a second worker for one, has the history.
     """
     if config is None or services is None:
         return _alone(config)
-    return _api(config, services, None)
+    return _api(config, services)
 
 
 def _alone(config: AppConfig | None) -> FastAPI:
@@ -48,19 +63,26 @@ def _alone(config: AppConfig | None) -> FastAPI:
         adapter_roots=config.adapter_roots,
         pickles=config.converted,
     )
-    app = _api(config, Services.over(engine, config), engine)
+    identity = Identity(config)
+    with ExitStack() as given_up:
+        store = Store.open(config.data_dir / "history")
+        given_up.callback(store.close)
+        services = Services.over(engine, config, store)
+        app = _api(config, services, Stopping(services, engine, store, config.drain))
+        given_up.pop_all()
     journal.switch(config.access_log)
-    app.add_middleware(Gate, config=config, identity=Identity(config))
+    app.add_middleware(Gate, config=config, identity=identity)
     return app
 
 
-def _api(config: AppConfig, services: Services, owned: LocalInference | None) -> FastAPI:
+def _api(config: AppConfig, services: Services, stopping: Stopping | None = None) -> FastAPI:
+    """The routes; ``stopping`` is there where the services start and end with the server."""
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if owned is None:
+        if stopping is None:
             yield
             return
-        stopping = Stopping(services, owned, config.drain)
         stopping.listen()
         services.jobs.start()
         services.preload.start()
@@ -85,6 +107,7 @@ def _api(config: AppConfig, services: Services, owned: LocalInference | None) ->
         completions.router(config, services),
         warm.router(services),
         inference.router(config, services),
+        conversations.router(services),
         classic.router(services),
         sockets.router(services),
         jobs.router(config, services),

@@ -41,6 +41,7 @@ STATUS = {
     "queue_full": 503,
     "shutting_down": 503,
     "jobs_unavailable": 503,
+    "history_unavailable": 503,
     "deadline_exceeded": 504,
 }
 # Where OpenAI's clients expect another one: they repeat a request after a 503, and tell bad input by its 400.
@@ -234,12 +235,19 @@ async def _on_http_exception(http: Request, error: Exception) -> JSONResponse:
 
 
 def _methods_at(http: Request) -> str:
-    """What may be sent to this address; the router itself names only those of the first route that has it."""
-    scopes = [{**http.scope, "method": method} for method in _METHODS]
+    """What may be sent to this address; the router itself names only those of the first route that has it.
+
+    Where a route has just this address, those that take any name at its end are left aside.
+    """
+    path = http.scope["path"]
+    fitting, any_name = _methods_of(http, path), _methods_of(http, f"{path}x")
+    return ", ".join([method for method in fitting if method not in any_name] or fitting)
+
+
+def _methods_of(http: Request, path: str) -> list[str]:
+    scopes = [{**http.scope, "method": method, "path": path} for method in _METHODS]
     routes = http.app.routes
-    return ", ".join(
-        scope["method"] for scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)
-    )
+    return [scope["method"] for scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _on_bug(http: Request, error: Exception) -> JSONResponse:

@@ -15,16 +15,17 @@ from typing import Any
 
 from playground.local_inference import LocalInference
 from playground.services.assembly import Services
+from playground.store import Store
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], Any]
 
 
 class Stopping:
-    """The end of ``services`` and their ``engine``; answers have ``drain`` seconds to finish."""
+    """The end of ``services``, their ``engine`` and their ``store``; answers have ``drain`` seconds to finish."""
 
-    def __init__(self, services: Services, engine: LocalInference, drain: float) -> None:
-        self._services, self._engine, self._drain = services, engine, drain
+    def __init__(self, services: Services, engine: LocalInference, store: Store, drain: float) -> None:
+        self._services, self._engine, self._store, self._drain = services, engine, store, drain
         self._theirs: dict[int, Handler] = {}
         self._closing = threading.Lock()
         self._begun = self._closed = False
@@ -40,13 +41,15 @@ class Stopping:
                 signal.signal(number, self._asked)
 
     def close(self) -> None:
-        """Let what is being answered finish, then cancel it and close the engine; blocks. Once is enough."""
+        """Let what is being answered finish, then cancel it and close the engine and the store; blocks. Once is enough."""
         with self._closing:
             if self._closed:
                 return
             self._services.jobs.close()
             self._services.generation.drain(self._drain)
             self._engine.close()
+            self._services.chat.close()
+            self._store.close()
             self._closed = True
 
     def _asked(self, number: int, frame: FrameType | None) -> None:

@@ -21,13 +21,26 @@ from playground.gate.identity import Identity, Visit
 from playground.gate.lockout import in_words
 from playground.gate.login import MAX_FORM_BYTES, Login, redirect, wants_page
 from playground.gate.origins import Origins, is_cross_site
-from playground.gate.paths import OPEN, UPLOADS, is_api_path, is_closed_path, is_login_path, is_upload_path
+from playground.gate.paths import (
+    OPEN,
+    UPLOADS,
+    is_api_path,
+    is_closed_path,
+    is_import_path,
+    is_login_path,
+    is_upload_path,
+)
 from playground.gate.refusals import Refusal
 from playground.types import Caller
 
 __all__ = ["MAX_BODY_BYTES", "Gate", "Identity", "is_api_path", "journal", "oauth"]
 
-MAX_PAGE_BODY_BYTES = 32 * 1024 * 1024  # what a page itself sends: histories, and files only through Gradio's upload
+MAX_IMPORT_BYTES = (
+    48 * 1024 * 1024
+)  # a file of conversations as JSON, in which quotes and line ends take twice the room
+MAX_PAGE_BODY_BYTES = (
+    MAX_IMPORT_BYTES  # what a page itself sends: such files too, and others only through Gradio's upload
+)
 _EXPOSED = ("X-Request-ID", "Retry-After")
 _METHODS = ("GET", "POST", "PUT", "DELETE")
 _BUG = Refusal(500, "internal_error", "Something went wrong in the server; its log says what.", "Try again.")
@@ -61,6 +74,7 @@ class Gate:
         login = Login(config, self._identity, home="/docs" if self._alone else "/")
         self._login = Limited(login.routes, MAX_FORM_BYTES, body_seconds)
         self._api = Limited(api or app, max_body_bytes, body_seconds)
+        self._imports = Limited(api or app, MAX_IMPORT_BYTES, body_seconds)
         self._pages = Limited(app, MAX_PAGE_BODY_BYTES, body_seconds)
         self._policies = policy.for_pages(frame_ancestors), policy.for_login(frame_ancestors), policy.for_api()
 
@@ -119,7 +133,8 @@ class Gate:
     async def _serve_api(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         closed = self._config.needs_key and scope["path"] not in OPEN
         if not closed or (_is_known(visit.caller) and not visit.wrong_key):
-            await self._api(scope, receive, send)
+            takes_files = is_import_path(scope["path"])
+            await (self._imports if takes_files else self._api)(scope, receive, send)
         elif self._config.needs_login and not visit.wrong_key and wants_page(scope, Headers(scope=scope)):
             await redirect(scope)(scope, receive, send)
         else:

@@ -10,6 +10,7 @@ API_PATHS = frozenset(
 API_TREES = ("/v1", "/docs", "/api")
 LOGIN_TREES = ("/login", "/logout")
 OPEN = frozenset({"/health", "/ready", "/gradio_api/startup-events"})  # the last is asked by Gradio itself at its start
+IMPORTS = "/api/inference/conversations/import"  # a whole history comes in here
 UPLOADS = "/gradio_api/upload"
 # What Gradio brings along and the pages never ask for: it fetches addresses for whoever names one (which the content
 # security policy takes for our own), keeps what a page shows on disk for all who know its name, and prints what was asked.
@@ -27,6 +28,11 @@ def is_api_path(path: str) -> bool:
 def is_closed_path(path: str) -> bool:
     """True for Gradio's doors that stay shut, wherever it is mounted."""
     return _CLOSED.search(path) is not None
+
+
+def is_import_path(path: str) -> bool:
+    """True where the API takes files of conversations, which are larger than other requests."""
+    return path == IMPORTS
 
 
 def is_upload_path(path: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from array import array
 from collections.abc import Mapping
 from importlib.metadata import version
 
@@ -44,7 +43,8 @@ def prepare_row(row: Row, prepared: Prepared) -> None:
             notice=notice,
             index=row.index,
             provenance=row.provenance,
-            prompt_hash=hashlib.sha256(array("q", row.prompt.token_ids).tobytes()).hexdigest(),
+            prompt_hash=row.prompt.hash,
+            opened=row.prompt.opened,
         )
     )
 

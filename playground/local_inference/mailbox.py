@@ -72,4 +72,5 @@ def _merged(earlier: GenerationEvent, later: GenerationEvent) -> GenerationEvent
         notice=" ".join(part for part in (earlier.notice, later.notice) if part),
         provenance=later.provenance or earlier.provenance,
         prompt_hash=later.prompt_hash or earlier.prompt_hash,
+        opened=later.opened or earlier.opened,
     )

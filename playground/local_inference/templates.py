@@ -29,6 +29,8 @@ _NO_TEMPLATE = "This model has no chat template; the conversation is sent as pla
 _MOST_LINES = 5_000_000
 _MOST_ADDED = 2_000_000
 _FAILURES = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError)
+# What the generation prompt of a model that thinks may end with: thoughts that are open, or empty ones.
+_THINK = re.compile(r"(<think>\s*)(</think>\s*)?\Z")
 _NO_SYSTEM = "This model's template has no system role; the system prompt was put before the first message."
 
 
@@ -70,7 +72,8 @@ def render_prompt(request: GenerationRequest, tokenizer: Any, window: int, *, an
             f"The prompt takes {len(ids)} of the model's {window} tokens, so the answer ends after at most {fits} "
             f"({asked} were asked for)."
         )
-    return RenderedPrompt(text, tuple(ids), window, dropped, fits, " ".join(notices))
+    opened = _opened(text, request.prefill) if request.template == "chat" and tokenizer.chat_template else ""
+    return RenderedPrompt(text, tuple(ids), window, dropped, fits, " ".join(notices), opened)
 
 
 def template_text(request: GenerationRequest, tokenizer: Any) -> str:
@@ -142,10 +145,32 @@ def _render(request: GenerationRequest, turns: Sequence[Message], tokenizer: Any
     if not tokenizer.chat_template:
         text = _plain(turns) + request.prefill
         return text, _encode(tokenizer, text), [_NO_TEMPLATE]
-    text, notices = _apply_template(request, turns, tokenizer)
-    text += request.prefill
+    written, notices = _apply_template(request, turns, tokenizer)
+    text = _header(written, request.prefill) + request.prefill
     # The template already wrote the special tokens, so adding them here would double the BOS.
     return text, list(tokenizer(text, add_special_tokens=False)["input_ids"]), notices
+
+
+def _header(written: str, prefill: str) -> str:
+    """What the template has ``written`` up to the answer, as it must be for the answer to begin with ``prefill``.
+
+    A prefill brings its own ``<think>``, or goes on inside the template's when it ends that, or is no thought at all.
+    """
+    thinks = _THINK.search(written) if prefill else None
+    if thinks is None:
+        return written
+    before, opens, closes = written[: thinks.start()], thinks[1], thinks[2]
+    if prefill.lstrip().startswith("<think>"):
+        return before
+    if "</think>" in prefill:
+        return before + opens
+    return written if closes else before
+
+
+def _opened(text: str, prefill: str) -> str:
+    """The ``<think>`` that the template has written before the answer, "" where it is closed or there is none."""
+    thinks = _THINK.search(text.removesuffix(prefill))
+    return thinks[1] if thinks and not thinks[2] else ""
 
 
 def _apply_template(request: GenerationRequest, turns: Sequence[Message], tokenizer: Any) -> tuple[str, list[str]]:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import aclosing, closing, contextmanager
+from dataclasses import replace
 
 from playground.config import AppConfig
 from playground.errors import DeadlineExceeded, RateLimited, ShuttingDown
@@ -217,13 +218,14 @@ class _Answering:
         self._key = ""
         self._recording = None if cache is None else Recording.of(request)
         self._found: tuple[KeptAnswer, ...] = ()
+        self._told = _CHECKING
         self.failed = False
 
     def is_known(self, event: GenerationEvent) -> bool:
         """Whether ``event`` tells what is about to answer, and that has answered the same before: see `kept`."""
         if self._cache is None or self._key or event.provenance is None:
             return False
-        self._key = key_of(self._request, event.provenance, event.prompt_hash)
+        self._key, self._told = key_of(self._request, event.provenance, event.prompt_hash), event
         self._found = self._cache.get(self._key) or ()
         self._meters.looked_up(bool(self._found))
         return bool(self._found)
@@ -231,7 +233,10 @@ class _Answering:
     def kept(self) -> Iterator[GenerationEvent]:
         """The events of the answers that were found."""
         for index, answer in enumerate(self._found):
-            for event in answer.events(index, time.monotonic() - self._started):
+            for known in answer.events(index, time.monotonic() - self._started):
+                event = known
+                if known.provenance:  # what the model would have read comes with it here as well
+                    event = replace(known, prompt_hash=self._told.prompt_hash, opened=self._told.opened)
                 self.see(event)
                 yield event
 

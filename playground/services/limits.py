@@ -19,10 +19,11 @@ from playground.types import Caller
 
 OFF = "off"
 MOST_KEYS = 100_000
+SAVING = 10  # how many messages may be saved for each answer that may be asked for
 
 
 class Limits:
-    """Counts requests for text. One request is counted for its caller and for the address that it came from.
+    """Counts requests for text, and those that save some, for their caller and for the address that they came from.
 
     ``meters`` counts refusals, ``clock`` is the time in seconds.
     """
@@ -31,22 +32,30 @@ class Limits:
         self._meters = meters or Meters()
         self._rate = None if config.rate_limit == OFF else parse(config.rate_limit)
         self._clock = clock
+        self._saving = self._rate and type(self._rate)(SAVING * self._rate.amount, self._rate.multiples)
         self._windows = Windows(clock)
         self._limiter = MovingWindowRateLimiter(self._windows)
         self._lock = threading.Lock()
 
     def admit(self, caller: Caller) -> None:
         """Count one request of ``caller``. Raises `RateLimited` when that is one too many; it is not counted then."""
-        if self._rate is None:
+        self._admit(self._rate, caller)
+
+    def admit_saving(self, caller: Caller) -> None:
+        """The same for a request that only keeps something, of which there may be `SAVING` times as many."""
+        self._admit(self._saving, caller)
+
+    def _admit(self, rate: RateLimitItem | None, caller: Caller) -> None:
+        if rate is None:
             return
         with self._lock:
             whose = _whose(caller)
-            refused = next((one for one in whose if not self._limiter.test(self._rate, one)), None)
+            refused = next((one for one in whose if not self._limiter.test(rate, one)), None)
             if refused is None:
                 for one in whose:
-                    self._limiter.hit(self._rate, one)
+                    self._limiter.hit(rate, one)
                 return
-            refusal = self._refusal(self._rate, refused)
+            refusal = self._refusal(rate, refused)
         self._meters.failed(refusal)
         raise refusal
 

@@ -6,7 +6,6 @@ What is in a manifest may come from anybody. It is data: nothing in it is run, a
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,7 +108,7 @@ class Recorder:
 
 def prompt_hash(rendered: RenderedPrompt) -> str:
     """SHA-256 of the prompt's token ids."""
-    return hashlib.sha256(",".join(map(str, rendered.token_ids)).encode()).hexdigest()
+    return rendered.hash
 
 
 def _parsed(text: str) -> dict[str, Any]:

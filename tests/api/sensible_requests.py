@@ -30,6 +30,7 @@ NAMES = {
     "base_model_id": MODELS,
     "fine_tuned_model_id": MODELS,
     "adapter_path": ADAPTERS,
+    "conversation_id": ("trial", "a team/one", "naïve?"),
 }
 
 

@@ -22,6 +22,7 @@ from playground.api.stopping import Stopping
 from playground.config import ROOT
 from playground.errors import ConfigError, ShuttingDown
 from playground.services.assembly import Services
+from playground.store import Store
 from playground.types import GenerationRequest, ModelSpec
 from tests.api.fake_engine import FakeEngine, endless
 
@@ -79,7 +80,7 @@ def test_a_signal_lets_answers_finish_before_the_server_hears_of_it(config, fake
     """R4, A6: nothing new is taken meanwhile. A server would wait for the stream's last token and tell nobody."""
     fake.script = endless
     services = Services.over(fake, config)
-    Stopping(services, fake, drain=60).listen()
+    Stopping(services, fake, Store.in_memory(), drain=60).listen()
 
     async def stopped_meanwhile() -> None:
         answer = services.generation.astream(REQUEST)
@@ -101,7 +102,7 @@ def test_a_second_signal_is_the_servers_at_once(config, fake, server_told):
     """R4: whoever asks twice does not wait for answers."""
     fake.script = endless
     services = Services.over(fake, config)
-    stopping = Stopping(services, fake, drain=60)
+    stopping = Stopping(services, fake, Store.in_memory(), drain=60)
     stopping.listen()
 
     async def stopped_twice() -> None:

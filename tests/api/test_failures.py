@@ -32,6 +32,7 @@ TABLE = {  # error → (elsewhere, under /v1)
     "QueueFull": (503, 503),
     "ShuttingDown": (503, 503),
     "JobsUnavailable": (503, 503),
+    "HistoryUnavailable": (503, 503),
     "DeadlineExceeded": (504, 504),
     "EngineFailure": (500, 500),
     "ConfigError": (500, 500),

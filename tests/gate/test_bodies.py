@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -131,9 +132,20 @@ def test_a_refused_socket_is_told_why(port):
     assert asyncio.run(refusal(Origin="http://evil.com")) == (403, "refused")
 
 
+def test_a_history_may_come_in_where_files_are_imported(tmp_path):
+    """P6, A6: one address of the API takes larger requests, and nothing else under it does."""
+    gate = Gate(half("pages"), half("api"), AppConfig())
+    path = "/api/inference/conversations/import"
+    client = TestClient(gate, base_url="http://localhost")
+    assert client.post(path, content=b"x" * 5_000_000).status_code == 200
+    assert client.post(path, headers={"Content-Length": "60000000"}).status_code == 413
+    for other in (f"{path}/", "/api/inference/conversations", "/v1/x"):
+        assert client.post(other, headers={"Content-Length": "5000000"}).status_code == 413
+
+
 def test_pages_may_send_more_but_not_everything(tmp_path):
     """A6, P8: files go through Gradio's upload, which has a limit of its own."""
     client = browser(tmp_path, gate={"max_body_bytes": 10})
     assert client.post("/gradio_api/queue/join", content=b"x" * 5_000_000).json()["bytes"] == 5_000_000
-    assert client.post("/gradio_api/queue/join", headers={"Content-Length": "40000000"}).status_code == 413
-    assert client.post("/gradio_api/upload", headers={"Content-Length": "40000000"}).status_code == 200
+    assert client.post("/gradio_api/queue/join", headers={"Content-Length": "60000000"}).status_code == 413
+    assert client.post("/gradio_api/upload", headers={"Content-Length": "60000000"}).status_code == 200

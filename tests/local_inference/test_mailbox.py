@@ -55,10 +55,11 @@ def test_what_answers_is_known_before_the_answer_ends() -> None:
     """G10: provenance comes early, and is not lost to a slow reader."""
     made = Provenance("starter", "", (), "none", "float32", "cpu", "chat", GenerationSettings(), 7, {})
     mailbox = Mailbox(1, lambda: None)
-    mailbox.put(GenerationEvent(Status("queued"), provenance=made))
+    mailbox.put(GenerationEvent(Status("queued"), provenance=made, prompt_hash="p", opened="<think>"))
     mailbox.put(_event("a", 1))
     (event,) = mailbox.take()
     assert (event.text, event.provenance, event.finish_reason) == ("a", made, None)
+    assert (event.prompt_hash, event.opened) == ("p", "<think>")
 
 
 def test_the_end_is_told_once_every_answer_has_ended() -> None:

@@ -95,6 +95,73 @@ def test_a_prefill_is_read_as_the_beginning_of_the_answer(own: Any) -> None:
     assert text.endswith("assistant\nArr,")
 
 
+# The ends of what models that think are asked with: DeepSeek-R1 and Qwen3-Thinking open their thoughts in the prompt, Qwen3
+# leaves that to the model, or writes empty thoughts where it shall not think.
+TURNS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] "
+OPENS = TURNS + "<think>\n{% endif %}"
+MAY_THINK = (
+    TURNS + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("prefill", "end", "opened"),
+    [
+        ("", "[assistant] <think>\n", "<think>\n"),
+        ("Arr,", "[assistant] Arr,", ""),
+        ("<think>\nHm", "[assistant] <think>\nHm", ""),
+        ("<think>Hm</think>Arr,", "[assistant] <think>Hm</think>Arr,", ""),
+        ("Hm</think>Arr,", "[assistant] <think>\nHm</think>Arr,", "<think>\n"),
+    ],
+)
+def test_a_prefill_comes_right_after_the_header_of_a_model_that_thinks(
+    own: Any, prefill: str, end: str, opened: str
+) -> None:
+    """F1: thoughts are opened once, and an answer that is none of them is not put among them."""
+    own.chat_template = OPENS
+    rendered = render_prompt(_request(prefill=prefill), own, 1024)
+    assert rendered.text.endswith(end)
+    assert rendered.opened == opened
+
+
+@pytest.mark.parametrize(
+    ("prefill", "thinking", "end"),
+    [
+        ("", False, "[assistant] <think>\n\n</think>\n\n"),
+        ("Arr,", False, "[assistant] <think>\n\n</think>\n\nArr,"),
+        ("<think>\nHm</think>Arr,", False, "[assistant] <think>\nHm</think>Arr,"),
+        ("Hm</think>Arr,", False, "[assistant] <think>\n\nHm</think>Arr,"),
+        ("Arr,", True, "[assistant] Arr,"),
+        ("<think>\nHm", True, "[assistant] <think>\nHm"),
+    ],
+)
+def test_a_prefill_fits_a_template_whose_thinking_is_switched(own: Any, prefill: str, thinking: bool, end: str) -> None:
+    """F1: an answer with thoughts is continued as it was, also where the model shall not think any more."""
+    own.chat_template = MAY_THINK
+    request = _request(prefill=prefill, chat_template_kwargs={"enable_thinking": thinking})
+    assert render_prompt(request, own, 1024).text.endswith(end)
+
+
+def test_what_a_person_wrote_is_no_thought_of_the_models(own: Any) -> None:
+    """F1: ``<think>`` in a message, under templates that open nothing."""
+    for template in ("chat", "instruction"):
+        rendered = render_prompt(_request("What is <think>", template=template, prefill="So"), own, 1024)
+        assert rendered.opened == ""
+        assert rendered.text.endswith("So")
+        assert "What is <think>" in rendered.text
+    raw = render_prompt(_request("<think>", template="raw"), own, 1024)
+    assert (raw.text, raw.opened) == ("<think>", "")
+
+
+def test_a_template_without_an_assistants_role_says_so(own: Any) -> None:
+    """F1, G6: its own words, where a conversation has answers."""
+    refuses = "{% if m.role == 'assistant' %}{{ raise_exception('one turn only') }}{% endif %}"
+    own.chat_template = "{% for m in messages %}" + refuses + "{% endfor %}"
+    turns = (Message("user", "Hi"), Message("assistant", "Hey"), Message("user", "And?"))
+    with pytest.raises(InvalidRequest, match="one turn only"):
+        render_prompt(GenerationRequest(SPEC, messages=turns), own, 1024)
+
+
 def test_what_does_not_fit_is_dropped_from_the_oldest_on(own: Any) -> None:
     """G7: as few turns as needed, a user turn first."""
     turns = tuple(Message("user" if at % 2 == 0 else "assistant", f"turn {at} " + "word " * 20) for at in range(21))

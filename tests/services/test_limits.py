@@ -48,6 +48,17 @@ def test_off_is_free() -> None:
     assert len(counted._windows) == 0
 
 
+def test_what_only_keeps_something_is_counted_apart_and_may_come_more_often() -> None:
+    """A6: a program that saves its chats does not use up its answers, and cannot fill the disk in a minute."""
+    counted = limits("2 per minute")
+    for _ in range(20):
+        counted.admit_saving(caller())
+    with pytest.raises(RateLimited, match="20 requests per minute"):
+        counted.admit_saving(caller())
+    assert admitted(counted, caller(), 5) == 2
+    limits("off").admit_saving(caller())
+
+
 def test_the_eleventh_in_a_minute_is_told_when_to_come_again() -> None:
     """A6: 429's Retry-After is when the first one is a minute old; then one more may come, not ten."""
     clock = Clock()
