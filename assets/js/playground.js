@@ -56,7 +56,36 @@
       say(copyByHand(text) ? said : "The browser did not allow copying");
     }
   }
-  window.playground = { copy };
+  window.playground = { copy, afterSending, keepDraft, keptDraft };
+
+  // --- the prompt that was sent and is kept: the field is cleared for the next one, and Arrow up brings it back ---
+  let lastSent = "", writtenSince = false; // whoever writes on meanwhile, even the same again, keeps it
+  const isPrompt = (element) => element?.matches?.("#prompt textarea") === true;
+  function afterSending(sent, prompt) {
+    try { [, lastSent] = JSON.parse(sent); } catch { return prompt; }
+    return prompt === lastSent && !writtenSince ? "" : prompt;
+  }
+  const DRAFT_KEY = "playground-draft"; // for this tab of the browser
+  function keepDraft(text) {
+    try { sessionStorage.setItem(DRAFT_KEY, text ?? ""); } catch { /* storage may be off */ }
+  }
+  let draftBefore = ""; // read before the empty field of a new page is kept in its place
+  try { draftBefore = sessionStorage.getItem(DRAFT_KEY) || ""; } catch { /* there is none, then */ }
+  function keptDraft(text) {
+    return text || draftBefore;
+  }
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#generate")) writtenSince = false;
+  }, true);
+  document.addEventListener("input", (event) => {
+    if (isPrompt(event.target)) writtenSince = true;
+  }, true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowUp" || !lastSent || !isPrompt(event.target) || event.target.value) return;
+    event.preventDefault();
+    event.target.value = lastSent;
+    event.target.dispatchEvent(new Event("input", { bubbles: true }));
+  });
 
   // --- the bar ---
   function openPicker(field) {
@@ -95,8 +124,13 @@
   const STOP_TO_COME_MS = 1500;
   let asked = 0;
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("#generate")) asked = Date.now();
+    if (event.target.closest?.("#generate, #try-again")) asked = Date.now();
   }, true);
+  const phone = window.matchMedia("(max-width: 600px)");
+  document.addEventListener("click", (event) => { // on a phone the answer would be written below the screen
+    const card = event.target.closest?.("#generate, #try-again") && document.getElementById("answer-card");
+    if (card && phone.matches) card.scrollIntoView({ block: "end", behavior: "smooth" });
+  });
   function stop() {
     const mine = asked;
     const press = () => {
@@ -105,6 +139,26 @@
       else if (mine === asked && Date.now() - mine < STOP_TO_COME_MS) setTimeout(press, 30);
     };
     press();
+  }
+
+  // --- naming a preset: Escape leaves it ---
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !event.target.closest?.("#preset-form")) return;
+    event.stopImmediatePropagation();
+    document.getElementById("preset-cancel")?.click();
+  }, true);
+
+  // --- times by the reader's clock, written as the list of conversations does ---
+  const two = (number) => String(number).padStart(2, "0");
+  function tell(time) {
+    const at = new Date(time.dateTime), now = new Date();
+    const year = at.getFullYear();
+    const clock = `${two(at.getHours())}:${two(at.getMinutes())}`;
+    const day = `${at.getDate()} ${at.toLocaleDateString("en-US", { month: "short" })}`;
+    const full = `${day} ${year}, ${clock}`;
+    const short = at.toDateString() === now.toDateString() ? clock : year === now.getFullYear() ? `${day}, ${clock}` : full;
+    time.title = full;
+    if (time.textContent !== short) time.textContent = short;
   }
 
   // --- keys ---
@@ -171,7 +225,14 @@
     }).observe(scroller, { childList: true, subtree: true, characterData: true });
   }
   const isStreaming = () => document.querySelector('.answer-status[data-state="streaming"]') !== null;
+  // What a button does, where its name alone does not say it: Gradio's own have no such help.
+  const HELP = {
+    "reset": "Clears the prompt and the answer that is shown. The conversation stays; Undo brings both back.",
+    "try-again": "Answers the last message again, with the model, adapter and settings as they are now: another version",
+  };
   function adopt() {
+    for (const [id, words] of Object.entries(HELP)) document.getElementById(id)?.setAttribute("title", words);
+    for (const time of document.querySelectorAll("time[datetime]:not([title])")) tell(time);
     for (const scroller of document.querySelectorAll(".answer-text:not([data-follows])")) {
       scroller.dataset.follows = "yes";
       follow(scroller);

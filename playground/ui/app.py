@@ -1,4 +1,4 @@
-"""The shell: the bar above and the tabs below. A tab joins when it works; now there is one."""
+"""The shell: the bar above, conversations on the left, the tabs, and on the right what answers and how."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import gradio as gr
 from playground.config import AppConfig
 from playground.services.assembly import Services
 from playground.ui import texts
+from playground.ui.chat_tab import ChatTab
+from playground.ui.opened import Opened
+from playground.ui.pace import Pace
 from playground.ui.playground_tab import PlaygroundTab
+from playground.ui.side_panel import SidePanel
+from playground.ui.sidebar import Sidebar
 from playground.ui.theme import launch_options
 from playground.ui.topbar import TopBar
 
@@ -53,11 +58,28 @@ def build(config: AppConfig, services: Services, *, may_sign_in: bool = False) -
     ``may_sign_in`` offers signing in to whoever has come in without it.
     """
     bar = TopBar(services.models, services.generation, config, may_sign_in)
-    tab = PlaygroundTab(config, services)
+    side, opened = SidePanel(config, services), Opened(services.history)
+    sidebar = Sidebar(config, services, opened)
+    pace = Pace()
+    playground = PlaygroundTab(config, services, side, opened, pace)
+    chat = ChatTab(config, services, side, opened, pace)
     with Pages(title=texts.PRODUCT, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         bar.render()
-        with gr.Tabs(elem_id="tabs"), gr.Tab("Playground", id="playground"):
-            tab.render()
-        tab.listen(demo, bar)
-        bar.listen(demo, tab.picker)
+        opened.render()
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(scale=1, min_width=240, elem_id="conversations", elem_classes="left-column"):
+                sidebar.render()
+            with gr.Column(scale=3, min_width=320, elem_classes="main-column"), gr.Tabs(elem_id="tabs"):
+                with gr.Tab("Playground", id="playground"):
+                    playground.render()
+                with gr.Tab("Full Chat", id="chat", render_children=True):
+                    chat.render()
+            with gr.Column(scale=1, min_width=300, elem_classes="side-column"):
+                side.render()
+        begun = side.listen(demo, bar)
+        bar.listen(demo, side.picker)
+        opened.listen(demo, begun)
+        sidebar.listen(demo, bar.timer)
+        playground.listen(demo, bar)
+        chat.listen(demo, bar)
     return demo

@@ -16,7 +16,7 @@ QUANTIZATIONS = {
     "fp4": "fp4 (4-bit)",
 }
 
-FINISH = {"stop": "ended by itself", "length": "cut at the token limit", "cancelled": "cancelled"}
+FINISH = {"stop": "ended by itself", "length": "cut at the token limit", "cancelled": "stopped"}
 FINISH_HELP = {
     "stop": "The model wrote its end token, or a stop sequence was reached.",
     "length": "The answer reached “Max new tokens” or the end of the context; raise the limit to let it go on.",
@@ -141,6 +141,11 @@ GUIDE = {
 
 SHORTCUTS = (
     ("Ctrl + Enter", "Generate"),
+    ("Arrow up", "In an empty prompt: bring the last one back"),
+    ("Enter", "Send the message, in Full Chat"),
+    ("Shift + Enter", "Break the line there"),
+    ("← →", "Older or newer version of the message in focus"),
+    ("F2, Delete", "Rename or delete the conversation in focus"),
     ("Escape", "Stop, or close what is open"),
     ("Ctrl + /", "Show this list"),
     ("Tab", "Next control"),
@@ -156,3 +161,67 @@ SIGNED_IN = "Signed in as {name}."
 OPERATOR = "May unload models for everybody."
 
 UNEXPECTED = "Something went wrong on our side. Try again; the server's log holds the details."
+
+# --- the sidebar ---
+NO_CONVERSATIONS = "What you ask and what is answered will stand here, one line for each conversation."
+NOTHING_FOUND = "No conversation fits."
+SEARCH_HELP = "Looks in titles and in every message"
+EXPORT_FORMATS = {
+    "json": ("JSON", "Everything: all versions, settings and what made each answer. Can be imported again."),
+    "markdown": ("Markdown", "The open path, to read or to print."),
+    "txt": ("Text", "The open path as plain text."),
+    "chatml": ("ChatML", "One conversation to a line, messages with role and content: what trainers read."),
+    "sharegpt": ("ShareGPT", "One conversation to a line, with “from” and “value”: what trainers read."),
+}
+IMPORT_HELP = "Choose files, or drop them here: JSON, Markdown, text, ChatML or ShareGPT, up to 30 MB each"
+PLACE_HELP = "All conversations are in this one file, and nowhere else: {place}. Click to copy the path."
+NONE_TO_DELETE = "There is nothing to delete."
+DELETE_ALL_ASKED = "Deletes {conversations}: everything that was asked and answered, also from the file."
+DELETED_ELSEWHERE = "The conversation that was open here was deleted elsewhere."
+TOO_MUCH_TO_UNDO = "It was too much to be brought back."
+NO_LONGER_UNDONE = "That can no longer be brought back."
+
+# --- Full Chat ---
+CHAT_VIEW = "Full Chat View"
+CHAT_EMPTY = "Write the first message below. The model that is picked answers, and each answer says which one it was."
+OTHER_WEIGHTS = "changed"
+OTHER_WEIGHTS_HELP = "Not the same model, adapter or strength as the answer before."
+ALONE_HELP = "The prompt was sent without what was said before it."
+THINKING = "Thinking"
+THINKING_UNFINISHED = "Thinking, not finished"
+NOTHING_WRITTEN = "The model wrote nothing."
+ANSWER_THIS = "Answer this message"
+BRANCH_HELP = "Branch from here: a new conversation with all up to this message"
+EMPTY_MESSAGE = "Write a message first."
+PREFILL_HELP = "The answer begins with this; the model goes on from it."
+HISTORY_CLEARED = "Conversation deleted."
+STOPPED_EARLY = "Stopped before the first word; nothing was kept."
+FIRST_OF = "the first of {several} answers"
+GONE = "This conversation is no longer there. Start a new one, or open another."
+MOVED_ON = "The answer in the other conversation goes on and is kept there."
+
+# --- the Playground's presets and its conversation ---
+
+PRESET_NAME = "What to call it"
+PRESET_FIRST = "Start with this preset"
+PRESET_FIRST_HELP = "Pages that you open begin with it. Choose another one to begin with that instead."
+PRESET_REPLACES = "You have a preset “{name}”. Saving replaces it."
+PRESET_SAVED = "Saved as “{name}”."
+PRESET_REPLACED = "“{name}” was replaced."
+PRESET_DELETED = "“{name}” was deleted. The fields keep their values."
+PRESET_BACK = "“{name}” is back."
+PRESET_BEGINS = "Your pages begin with “{name}” from now on."
+PRESET_BEGINS_AS_BEFORE = "Your pages begin as they did at first."
+
+NEW_CONVERSATION = "Begins a new conversation."
+BEGIN_NEW = "New conversation"
+CONTINUES = "Continues {title} ({messages})"
+SENT_ALONE = "Sent alone, kept in {title} ({messages})"
+THIS_CONVERSATION = "This conversation"
+NOTHING_SAID = "What is said here stands here."
+EARLIER = "{messages} before these; Full Chat shows all."
+ROLES = {"user": "You", "assistant": "Answer", "system": "System"}
+NOT_KEPT = "This answer is not kept in the conversation. {why}"
+GOES_ON_WITH_FIRST = "The conversation goes on with answer 1; Full Chat shows the others as its versions."
+FIRST_PROMPT = "Write a prompt, or pick an example below."
+NO_FIGURES = "Saved by a program: it is not known how this message was made."

@@ -85,13 +85,23 @@ def build_theme() -> gr.Theme:
     )
 
 
+# In the order in which they are read: what the pages share first.
+_PARTS = ("playground", "sidebar", "chat")
+
+
+def _assets(kind: str) -> str:
+    """The pages' own files of one kind, one after another."""
+    files = (ROOT / "assets" / kind / f"{name}.{kind}" for name in _PARTS)
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
 def launch_options(upload_bytes: int = 0) -> dict[str, Any]:
     """The parameters of `Blocks.launch` that belong to the pages: look, scripts, and what Gradio should leave out.
 
     ``upload_bytes`` is the size of the largest file that may be dropped on a page; 0 where none is taken.
     """
-    css = (ROOT / "assets" / "css" / "playground.css").read_text(encoding="utf-8")
-    script = (ROOT / "assets" / "js" / "playground.js").read_text(encoding="utf-8")
+    css = _assets("css")
+    script = _assets("js")
     return {
         "theme": build_theme(),
         "css": css,

@@ -43,12 +43,14 @@ def serve() -> Iterator[Callable[..., str]]:
     """Serve the pages over an engine in this process; the address. Closed after the browser has left."""
     demos = []
 
-    def start(engine: LocalInference, config: AppConfig | None = None) -> str:
+    def start(
+        engine: LocalInference, config: AppConfig | None = None, services: Services | None = None
+    ) -> str:  # fmt: skip
         prepare_process()
         from playground.ui.app import build, launch_options
 
         config = config or load_config()
-        demo = build(config, Services.over(engine, config))
+        demo = build(config, services or Services.over(engine, config))
         where = {"server_name": "127.0.0.1", "server_port": _free_port()}
         demo.launch(**where, prevent_thread_lock=True, quiet=True, **launch_options(config.upload_limit))
         demos.append(demo)
@@ -161,7 +163,7 @@ def endless_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def choose(page: Page, field: str, label: str) -> None:
     """Pick an entry from a dropdown's list."""
     page.locator(f"#{field} input").click()
-    page.get_by_role("option", name=label, exact=True).click()
+    page.locator(f'li[role="option"][aria-label="{label}"]').click()  # the list's filters have options as well
 
 
 def fill(page: Page, **settings: object) -> None:
@@ -198,6 +200,12 @@ def generate(page: Page) -> None:
     """Press Generate; the line under an earlier answer is taken away first, so that `finished` waits for the new one."""
     page.evaluate("document.querySelectorAll('button.stats').forEach(line => line.remove())")
     page.locator("#generate").click()
+
+
+def begin_new(page: Page) -> None:
+    """Leave the open conversation: what is asked next is sent without it."""
+    page.locator("#continues button").click()
+    expect(page.locator("#continues .continues")).to_have_text("Begins a new conversation.")
 
 
 def finished(page: Page) -> str:

@@ -41,14 +41,15 @@ def hosted(serve, endless_model: Path) -> Iterator[tuple[str, LocalInference]]:
         yield serve(engine, config), engine
 
 
-def test_stop_leaves_the_text_says_cancelled_and_idles_the_engine_at_once(visit, hosted):
-    """P2, G6: Stop; the page then answers again."""
+def test_stop_leaves_the_text_says_stopped_and_idles_the_engine_at_once(visit, hosted):
+    """P2, P6, G6: Stop; what was written is kept; the page then answers again."""
     url, engine = hosted
     page = visit(url)
     start_long_answer(page, engine)
     page.locator("#stop").click()
     assert wait_until(lambda: engine.activity() == (0, 0), page) < PROMPTLY_S
-    expect(page.locator("button.stats").first).to_contain_text("cancelled")
+    expect(page.locator("button.stats").first).to_contain_text("stopped")
+    expect(page.locator("#continues")).to_contain_text("(2 messages)")
     text = page.locator("#answer-text").inner_text()
     assert text.strip()
     page.wait_for_timeout(400)
@@ -80,7 +81,7 @@ def test_escape_stops_only_the_answer_of_the_one_who_pressed_it(visit, hosted):
     assert engine.activity()[0] == 4
     one.keyboard.press("Escape")
     assert wait_until(lambda: engine.activity() == (0, 0), one) < PROMPTLY_S
-    expect(one.locator("button.stats").first).to_contain_text("cancelled")
+    expect(one.locator("button.stats").first).to_contain_text("stopped")
 
 
 @pytest.mark.long
@@ -90,7 +91,7 @@ def test_a_reset_or_stop_while_text_comes_is_the_last_word(visit, serve):
     page = visit(serve(engine))
     fill(page, max_new_tokens=900)
     streaming = page.locator('.answer-status[data-state="streaming"]')
-    for button, said in (("reset", "Prompt and answer cleared"), ("stop", "cancelled")) * 2:
+    for button, said in (("reset", "Prompt and answer cleared"), ("stop", "stopped")) * 2:
         ask(page, "Hello!")
         expect(streaming).to_be_visible()
         page.wait_for_timeout(150)
@@ -100,9 +101,10 @@ def test_a_reset_or_stop_while_text_comes_is_the_last_word(visit, serve):
         expect(page.locator("#generate")).to_be_visible()
         expect(page.locator("#answer-text")).to_contain_text("Pick an example" if button == "reset" else "word word")
         assert streaming.count() == 0
+    page.locator("#prompt textarea").fill("Hello!")
     for key in ("Control+Enter", "Escape"):  # before there is a Stop button
         page.keyboard.press(key)
-    expect(page.locator("button.stats")).to_contain_text("cancelled")
+    expect(page.locator("button.stats")).to_contain_text("stopped")
     expect(page.locator("#generate")).to_be_visible()
     wait_until(lambda: engine.running == 0, page)
 
@@ -158,8 +160,7 @@ def test_a_hostile_answer_neither_scripts_nor_restyles_nor_fetches(visit, serve)
 def test_an_adapter_without_effect_turns_its_chip_red(visit, serve):
     """P1: a no-op adapter is shouted about, with the reason."""
     page = visit(serve(FakeEngine(noop=True)))
-    page.locator("#adapter input").click()
-    page.get_by_role("option", name="pirate", exact=True).click()
+    choose(page, "adapter", "pirate")
     ask(page, "Hello!")
     finished(page)
     expect(page.locator(".chip[data-state=bad]")).to_contain_text("pirate")
@@ -231,8 +232,7 @@ def test_every_text_has_enough_contrast_in_both_themes_and_the_choice_of_theme_i
     """P5 and the pages' look: AA (4.5 to 1), highlighted code and a red chip included; the switch is remembered."""
     code = "Here:\n\n```python\n@wraps\ndef add(a: int) -> str:\n    # note\n    return f'{a}' if True else None\n```\nDone."
     page = visit(serve(FakeEngine(code, noop=True)))
-    page.locator("#adapter input").click()
-    page.get_by_role("option", name="pirate", exact=True).click()
+    choose(page, "adapter", "pirate")
     ask(page, "Hello!")
     finished(page)
     page.locator("#setting-temperature input[type=number]").fill("1")
@@ -267,6 +267,6 @@ def test_a_page_is_told_that_its_answer_was_cut_off_by_a_stopping_server(
         ask(page, "Write a very long story about a cat.")
         expect(page.locator('.answer-status[data-state="streaming"]')).to_be_visible(timeout=ANSWER_LIMIT_MS)
         app.process.terminate()
-        expect(page.locator("button.stats").first).to_contain_text("cancelled")
+        expect(page.locator("button.stats").first).to_contain_text("stopped")
         assert app.process.wait(20) == 0
         page.close()

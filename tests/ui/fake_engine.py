@@ -59,7 +59,7 @@ class FakeEngine(LocalInference):
             self.running -= 1
 
     async def _words(self, request: GenerationRequest) -> AsyncIterator[GenerationEvent]:
-        if len((request.prompt or "").split()) > WINDOW:
+        if len(_asked(request).split()) > WINDOW:
             raise ContextOverflow("The prompt is too long.", "Shorten it.")
         stats, finish = GenerationStats(prompt_tokens=5), "stop"
         yield GenerationEvent(Status("queued"), stats=stats, provenance=_provenance(request))
@@ -95,7 +95,8 @@ class FakeEngine(LocalInference):
         return tuple(self._residents.values())
 
     def render(self, request: GenerationRequest) -> RenderedPrompt:
-        text = f"<user>{request.prompt}</user>" if request.template == "chat" else request.prompt or ""
+        said = [f"<{message.role}>{message.content}</{message.role}>" for message in request.messages]
+        text = "".join(said) if request.template == "chat" else _asked(request)
         ids = tuple(range(len(text.split())))
         if len(ids) > WINDOW:
             raise ContextOverflow("The prompt is too long.", "Shorten it.")
@@ -113,6 +114,11 @@ class FakeEngine(LocalInference):
 
     def close(self) -> None:
         self._residents.clear()
+
+
+def _asked(request: GenerationRequest) -> str:
+    """The last message."""
+    return request.messages[-1].content if request.messages else request.prompt or ""
 
 
 def _resident(base: str) -> ResidentInfo:

@@ -12,7 +12,9 @@ from playground.config import AppConfig
 from playground.services.assembly import Services
 from playground.types import Caller
 from playground.ui import texts
+from playground.ui.opened import Opened
 from playground.ui.playground_tab import PlaygroundTab
+from playground.ui.side_panel import SidePanel
 from playground.ui.topbar import TopBar
 from tests.ui.fake_engine import FakeEngine
 
@@ -22,29 +24,44 @@ class Page:
 
     def __init__(self, engine: FakeEngine, config: AppConfig) -> None:
         self.services = Services.over(engine, config)
-        self.bar, self.tab = (
-            TopBar(self.services.models, self.services.generation, config),
-            PlaygroundTab(config, self.services),
-        )
+        self.bar = TopBar(self.services.models, self.services.generation, config)
+        self.side, self.opened = SidePanel(config, self.services), Opened(self.services.history)
+        self.tab = PlaygroundTab(config, self.services, self.side, self.opened)
         with gr.Blocks(analytics_enabled=False) as self.demo:
             self.bar.render()
+            self.opened.render()
             self.tab.render()
+            self.side.render()
+            self.side.listen(self.demo, self.bar)
             self.tab.listen(self.demo, self.bar)
             self.bar.listen(self.demo, self.tab.picker)
 
     def run(
         self, prompt: str, model: str = "starter", adapter: str = texts.NO_ADAPTER, streaming: bool = True,
-        visitor: Any = "somebody", strength: float | None = 1.0, **changes: Any,
+        visitor: Any = "somebody", strength: float | None = 1.0, template: str = "chat", key: str = "",
+        again: bool = False, **changes: Any,
     ):  # fmt: skip
-        """The handler of Generate, with the settings as they stand and ``changes`` over them.
+        """The handler of Generate, or of Try again, with the settings as they stand and ``changes`` over them.
 
         ``visitor`` is the session of an open page, or what `seen_by_the_gate` makes.
         """
         asks = SimpleNamespace(session_hash=visitor) if isinstance(visitor, str) else visitor
         panel = self.tab.panel
         values = [changes.get(name, widget.value) for name, widget in panel.widgets.items()]
-        return self.tab._run(
-            asks, prompt, "chat", "chatbot", streaming, model, adapter, "auto", strength, panel.preset.value, *values
+        run = self.tab._run_again if again else self.tab._run
+        return run(
+            asks,
+            prompt,
+            template,
+            "chatbot",
+            streaming,
+            key,
+            model,
+            adapter,
+            "auto",
+            strength,
+            panel.preset.value,
+            *values,
         )
 
     async def look(

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import threading
 import time
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -14,22 +15,22 @@ from playground.services.assembly import Services
 from playground.types import knobs
 from playground.ui import texts
 from playground.ui.app import build, launch_options, names_an_address
-from playground.ui.playground_tab import LONGEST_PAUSE, UPDATES_PER_SECOND
-from playground.ui.settings_panel import SettingsPanel
+from playground.ui.pace import LONGEST_PAUSE, UPDATES_PER_SECOND
 from playground.ui.topbar import BUSY_SECONDS, IDLE_SECONDS
 from playground.ui.views.weights import Choice
 from tests.ui.fake_engine import FakeEngine
 from tests.ui.page import Page, collected, last
 
+SOMEBODY = SimpleNamespace(session_hash="somebody")
 pytestmark = pytest.mark.anyio  # all of them: outside of a running loop Gradio makes one and never closes it
 
 
 async def test_the_shell_holds_the_tabs_that_work_and_nothing_is_offered_as_gradios_own_api(config):
-    """P1: one tab now; programs have the HTTP API, the pages' functions are their own."""
+    """P1: the tabs with the answer's own inside; programs have the HTTP API, the pages' functions are their own."""
     engine = FakeEngine()
     demo = build(config, Services.over(engine, config))
     tabs = [block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs == ["Playground", "Text", "Raw"]
+    assert tabs == ["Playground", "Text", "Raw", "Full Chat"]
     assert {fn.api_visibility for fn in demo.fns.values()} == {"private"}
 
 
@@ -72,25 +73,6 @@ async def test_every_setting_is_a_widget_with_the_bounds_of_its_knob(config):
         assert knob.help in widget.info
         if isinstance(widget, (gr.Slider, gr.Number)):
             assert (widget.minimum, widget.maximum) == (knob.low, knob.high)
-
-
-async def test_the_presets_are_the_built_in_ones_and_the_models_own(config):
-    """P4: Deterministic, Balanced, Creative, and what the model recommends."""
-    panel = Page(FakeEngine(), config).tab.panel
-    assert panel._preset_names("starter") == [texts.MODELS_OWN, "Deterministic", "Balanced", "Creative"]
-    assert panel._preset_names("gpt2") == ["Deterministic", "Balanced", "Creative"]
-    assert panel.preset.value == texts.MODELS_OWN
-
-
-async def test_another_model_brings_its_own_settings_and_leaves_a_built_in_preset_alone(config):
-    """P4: Model's own follows the model; what a person changed in Balanced stays."""
-    panel: SettingsPanel = Page(FakeEngine(), config).tab.panel
-    values = [widget.value for widget in panel.widgets.values()]
-    moved = panel._for_model("gpt2", texts.MODELS_OWN, *values)
-    assert moved[panel.preset]["value"] == "Balanced"
-    assert moved[panel.widgets["temperature"]]["value"] == 0.7
-    kept = panel._for_model("gpt2", "Balanced", *values)
-    assert "value" not in kept[panel.widgets["temperature"]]
 
 
 async def test_an_answer_ends_whole_with_the_buttons_back(config):
@@ -210,17 +192,17 @@ async def test_a_failed_choice_keeps_its_chip_red_until_another_is_made(config, 
 async def test_the_prompts_tokens_are_counted_only_by_a_loaded_model(config):
     """P2: characters before that; with the model its own tokenizer and the rendered prompt."""
     page = Page(FakeEngine(), config)
-    choice = ("", "starter", texts.NO_ADAPTER, "auto")
-    counter, _ = await page.tab.size.look("a b c", "chat", *choice)
+    choice = ("", "", "starter", texts.NO_ADAPTER, "auto")
+    counter, _ = await page.tab.size.look(SOMEBODY, "a b c", "chat", *choice)
     assert "5 characters · <span" in counter
-    await collected(page.tab.picker._load(*choice[1:]))
-    counter, preview = await page.tab.size.look("a b c", "chat", *choice)
+    await collected(page.tab.picker._load(*choice[2:]))
+    counter, preview = await page.tab.size.look(SOMEBODY, "a b c", "chat", *choice)
     assert "5 characters · 3 tokens" in counter
     assert "&lt;user&gt;a b c&lt;/user&gt;" in preview
-    counter, preview = await page.tab.size.look("word " * 600, "chat", *choice)
+    counter, preview = await page.tab.size.look(SOMEBODY, "word " * 600, "chat", *choice)
     assert "too long for this model" in counter
     assert "The prompt is too long. Shorten it." in preview
-    counter, preview = await page.tab.size.look("word " * 100_000, "chat", *choice)
+    counter, preview = await page.tab.size.look(SOMEBODY, "word " * 100_000, "chat", *choice)
     assert "500,000 characters" in counter
     assert texts.PREVIEW_TOO_LONG in preview
 
@@ -296,7 +278,7 @@ async def test_many_pages_share_what_the_server_can_send(config):
     sent = sum(page.tab.text in update for updates in runs for update in updates)
     assert sent < UPDATES_PER_SECOND * taken + 4 * 30
     assert all(last(updates, page.tab.text) == "word " * 100 for updates in runs)
-    assert page.tab._streams == 0
+    assert page.tab._pace.streams == 0
 
 
 async def test_who_waits_in_line_sees_the_place_and_who_left_is_not_asked_for(config):
@@ -376,11 +358,11 @@ async def test_what_stop_or_reset_said_is_said_again_when_the_run_is_over(config
     stopped = await page.tab._stopped(answer)
     assert [update async for update in run] == []  # the run itself has nothing more to say
     assert stopped[page.tab.stage] == "stopped"
-    assert "cancelled" in page.tab._settled("stopped", answer)[page.tab.status]
+    assert "stopped" in (await page.tab._settled("stopped", answer))[page.tab.status]
     unheard = dataclasses.replace(answer, stopped=False, finish={})  # stopped before the page knew its answer
-    assert "cancelled" in page.tab._settled("stopped", unheard)[page.tab.status]
-    assert texts.RESET_DONE in page.tab._settled("cleared", None)[page.tab.status]
-    assert isinstance(page.tab._settled("done", answer)[page.tab.status], dict)  # nothing
+    assert "stopped" in (await page.tab._settled("stopped", unheard))[page.tab.status]
+    assert texts.RESET_DONE in (await page.tab._settled("cleared", None))[page.tab.status]
+    assert isinstance((await page.tab._settled("done", answer))[page.tab.status], dict)  # nothing
 
 
 async def test_an_undo_that_is_too_late_does_nothing(config):

@@ -83,7 +83,6 @@ async def test_running_an_answer_again_counts_like_asking(config, toasts):
 async def test_whatever_ends_an_answer_early_is_one_sentence_and_the_text_so_far_stays(config, toasts):
     """A6, P2, G6: with its remedy, where the other errors are shown; nothing hangs."""
     ends: list[PlaygroundError] = [
-        DeadlineExceeded("The answer was not finished within 9 seconds.", "Ask for fewer tokens."),
         ContentRefused("The operator's filter refused this text.", "Write it differently."),
         ShuttingDown("The server is stopping.", "Send it again in a moment."),
         QueueFull("Too many are waiting.", "Try again in a minute."),
@@ -106,6 +105,25 @@ async def test_whatever_ends_an_answer_early_is_one_sentence_and_the_text_so_far
         assert last(updates, page.tab.generate)["visible"] is True
         assert last(updates, page.tab.stop)["visible"] is False
     assert len(toasts) == len(ends)
+
+
+async def test_what_the_deadline_cuts_off_stays_and_says_so(config, toasts):
+    """A6, P2: what was read is kept in the conversation as stopped, with the reason under it; nothing failed."""
+    late = DeadlineExceeded("The answer was not finished within 9 seconds.", "Ask for fewer tokens.")
+
+    class Late(FakeEngine):
+        async def astream(self, request: GenerationRequest):
+            async for event in super().astream(request):
+                yield event
+                if event.text:
+                    raise late
+
+    page = Page(Late(), config)
+    updates = await collected(page.run("Hi"))
+    assert str(late) in last(updates, page.tab.status)
+    assert last(updates, page.tab.raw) == "One"
+    assert last(updates, page.tab.generate)["visible"] is True
+    assert toasts == []
 
 
 async def test_only_the_operator_may_do_what_all_others_notice(config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from playground.services.exchange import Exchange
 from playground.services.manifests import Manifest
 from playground.types import (
     FinishReason,
@@ -31,9 +32,10 @@ class Answer:
     """What one run has brought so far, folded from its events. ``weights`` names what answers, ``code`` the use case.
 
     With several answers to one prompt each has its own index; tokens, stats, finish and provenance are kept for each.
-    ``prompt_hash`` is that of the prompt's token ids, "" as long as nobody has asked for it; ``named`` the request's spec
-    by the names that are offered here: what is handed out holds no path of them. ``cached`` are those that were made
-    earlier, for somebody who asked the same.
+    ``prompt_hash`` is that of the prompt's token ids, "" as long as it is not known; ``named`` the request's spec by the
+    names that are offered here: what is handed out holds no path of them. ``cached`` are those that were made earlier, for
+    somebody who asked the same. ``stored`` says that it comes from the history, ``kept`` is its manifest then, None where
+    nobody knows what made it. ``exchange`` is what brings it and stores it.
     """
 
     request: GenerationRequest
@@ -52,6 +54,9 @@ class Answer:
     stopped: bool = False
     prompt_hash: str = ""
     named: ModelSpec | None = None
+    stored: bool = False
+    kept: Manifest | None = None
+    exchange: Exchange | None = None
 
     def fold(self, event: GenerationEvent) -> None:
         """Take one event in."""
@@ -59,8 +64,9 @@ class Answer:
         if event.text:
             self.parts[event.index] = self.parts.get(event.index, "") + event.text
         self.token_ids.setdefault(event.index, []).extend(token.id for token in event.tokens)
-        if event.index not in self.finish:  # a sign of life may repeat an answer that has ended
+        if self.finish.get(event.index) in (None, "cancelled"):  # a sign of life may repeat an answer that has ended
             self.stats[event.index] = event.stats
+        if event.index not in self.finish:
             self.statuses[event.index] = event.status
         if event.notice and event.notice not in self.notices:
             self.notices.append(event.notice)
@@ -70,6 +76,7 @@ class Answer:
             self.finish[event.index] = event.finish_reason
         if event.provenance:
             self.provenance[event.index] = event.provenance
+        self.prompt_hash = self.prompt_hash or event.prompt_hash
 
     def cancel(self) -> None:
         """The person stopped it: whatever has not finished is cancelled; the text so far stays."""
@@ -84,7 +91,7 @@ class Answer:
     @property
     def running(self) -> bool:
         """True until every answer has its last event, a stop or an error."""
-        return not self.error and len(self.finish) < self.request.settings.num_return_sequences
+        return not (self.error or self.stored) and len(self.finish) < self.request.settings.num_return_sequences
 
     @property
     def status(self) -> Status:
@@ -125,8 +132,8 @@ class Answer:
     def manifest(self, index: int) -> Manifest | None:
         """All that it takes to make the answer ``index`` again; None as long as it has not ended."""
         finish = self.finish.get(index)
-        if finish is None:
-            return None
+        if self.stored or finish is None:
+            return self.kept
         ids, text = tuple(self.token_ids.get(index, ())), self.parts.get(index, "")
         request = replace(self.request, spec=self.named or self.request.spec)
         return Manifest(request, index, ids, self.prompt_hash, text, finish, self.provenance.get(index))
@@ -138,7 +145,7 @@ class Answer:
         settings, finish = self.request.settings, self.finish.get(index)
         known = index in self.provenance or settings.seed is not None or settings.is_greedy
         begun = finish is not None and (finish != "cancelled" or bool(self.token_ids.get(index)))
-        return begun and known and not self.error
+        return begun and known and not self.error and not (self.stored and self.kept is None)
 
     @property
     def markdown(self) -> str:
@@ -156,6 +163,8 @@ def answer_status(answer: Answer | None) -> str:
         return status_line("idle", "")
     lines = [_phase_line(answer), *(f'<p class="notice">{escape(notice)}</p>' for notice in answer.notices)]
     lines += [_stats_line(answer, index) for index in answer.indices if _has_figures(answer, index)]
+    if len(answer.indices) > 1 and not (answer.running or answer.error):
+        lines.append(f'<p class="muted">{escape(texts.GOES_ON_WITH_FIRST)}</p>')
     state = "error" if answer.error else "running" if answer.running else "done"
     if answer.running and any(answer.parts.values()):
         state = "streaming"

@@ -80,9 +80,11 @@ def _row(name: str, note: str, size: str, kind: str = "") -> str:
 
 
 def bar_buttons() -> str:
-    """Theme switch and key list; the page's script gives them their meaning."""
+    """The list of conversations, theme switch, key list, panel; the page's script gives them their meaning."""
     return (
-        '<div class="bar-buttons"><button type="button" class="plain" data-action="theme" '
+        '<div class="bar-buttons"><button type="button" class="plain" data-action="chats" aria-controls="conversations" '
+        'title="Show or hide the conversations on the left">Chats</button>'
+        '<button type="button" class="plain" data-action="theme" '
         'title="Switch between light and dark">Theme</button>'
         '<button type="button" class="plain" data-action="shortcuts" '
         'title="Keyboard shortcuts (Ctrl + /)">Keys</button>'

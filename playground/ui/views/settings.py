@@ -111,3 +111,8 @@ def settings_heading(preset: str, changed: Iterable[str]) -> str:
 def knob_help(name: str) -> str:
     """The tooltip of one setting."""
     return f"{knobs()[name].help} {texts.GUIDE.get(name, '')}".strip()
+
+
+def preset_note(name: str, replaces: bool) -> str:
+    """What saving under ``name`` would do, where that is more than adding it."""
+    return f'<p class="notice">{escape(texts.PRESET_REPLACES.format(name=name.strip()))}</p>' if replaces else ""
