@@ -31,8 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 90
 STOP_LIMIT_S = 20
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# Who drives a browser, and who else asks the app that the browser's tests have running: see the scheduler below.
-LIVE_APP_TESTS = ("tests/browser/", "tests/clients/", "tests/api/test_openai_client.py", "tests/test_api_doc.py")
+BROWSER_TESTS = "tests/browser/"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -53,19 +52,19 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which a run in one process does without
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Which tests go together to a worker: a file's, which share an engine, and all that drive a browser or ask `live_app`.
+    """Which tests go together to a worker: a file's, which share an engine, and all that drive a browser.
 
-    A page that is written to takes a core of its own: with two browsers on two cores, people would wait for seconds. And a
-    second live app would take ten seconds to start and to load its first model.
+    A page that is written to takes a core of its own: with two browsers on two cores, people would wait for seconds. They
+    are what takes longest, so whoever else asks a `live_app` has one of the other workers'.
     """
     from xdist.scheduler import LoadFileScheduling
 
-    class OneLiveApp(LoadFileScheduling):
+    class OneBrowser(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return LIVE_APP_TESTS[0] if nodeid.startswith(LIVE_APP_TESTS) else str(super()._split_scope(nodeid))
+            return BROWSER_TESTS if nodeid.startswith(BROWSER_TESTS) else str(super()._split_scope(nodeid))
 
     config.option.loadscopereorder = False  # in order of names these, which take longest, are among the first
-    return OneLiveApp(config, log)
+    return OneBrowser(config, log)
 
 
 @dataclass

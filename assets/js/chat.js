@@ -3,6 +3,7 @@
 (() => {
   "use strict";
   const END_PX = 32;
+  const UPWARDS = new Set(["PageUp", "ArrowUp", "Home"]);
   const DOUBLE_CLICK_MS = 450;
   const STOP_TO_COME_MS = 2500;
   const byId = (id) => document.getElementById(id);
@@ -38,9 +39,17 @@
     else if (below(box) < END_PX) atEnd = true;
     lastTop = top;
   }
+  function leaveEnd(box) {
+    if (box.scrollTop > 0) atEnd = false;
+  }
   function watch(box) {
     box.dataset.watched = "yes";
     box.addEventListener("scroll", look, { passive: true });
+    // Told before anything has moved: what is written in the same moment must not take the step back.
+    box.addEventListener("wheel", (event) => { if (event.deltaY < 0) leaveEnd(box); }, { passive: true });
+    box.addEventListener("keydown", (event) => {
+      if (UPWARDS.has(event.key) && !event.target.closest("textarea, input")) leaveEnd(box);
+    });
     new MutationObserver(changed).observe(box, { childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ["data-conversation", "data-writing"] });
     new ResizeObserver(follow).observe(box);
     changed();

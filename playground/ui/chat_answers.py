@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from playground.conversation import Conversation, Reply
+from playground.errors import PlaygroundError
 from playground.services.assembly import Services
 from playground.services.chat import Action, Ask, Exchange
 from playground.types import Caller, GenerationEvent, ModelSpec
@@ -92,6 +93,15 @@ class Run:
     def left(self) -> bool:
         """Whether the page shows something else by now."""
         return self.shown_instead is not None
+
+    async def lost(self) -> PlaygroundError | None:
+        """Why what was written could not be kept, such as that its conversation was deleted; None where it was."""
+        try:
+            if self.exchange:
+                await self.exchange.saved()
+        except PlaygroundError as error:
+            return error
+        return None
 
     def stop(self) -> None:
         """End it; what is written stays."""

@@ -257,8 +257,12 @@ class ChatTab:
             self._side.picker.failure: None, self._side.picker.progress: "",
         }  # fmt: skip
         if run.shown_instead is not None:
-            line = composer_line() if run.stopped else composer_line(texts.MOVED_ON, "done")
-            return {**idle, **(await self._instead(visitor, run.shown_instead)), self.line: line}
+            idle |= await self._instead(visitor, run.shown_instead)
+            if not run.stopped:
+                return {**idle, self.line: composer_line(texts.MOVED_ON, "done")}
+            lost = await run.lost()
+            back: Updates = {self.draft: wish.content} if lost and wish.is_typed else {}
+            return {**idle, **back, self.line: _told(lost) if lost else composer_line()}
         if run.saved is None:
             complete = run.exchange is not None and run.exchange.nothing_to_add
             told = {self.line: composer_line(NOTHING_TO_ADD if complete else texts.STOPPED_EARLY, "done")}

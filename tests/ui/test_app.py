@@ -309,7 +309,10 @@ async def test_the_bar_follows_what_others_do(config):
     assert ("Idle" in dot, pace) == (True, IDLE_SECONDS)
     assert texts.NOTHING_LOADED in loaded
     task = asyncio.create_task(collected(page.run("Hi", visitor="other", max_new_tokens=50)))
-    await asyncio.sleep(0.2)
+    for _ in range(1000):
+        if engine.running and page.services.models.loaded():
+            break
+        await asyncio.sleep(0.01)
     *parts, shown = await page.look(shown=shown)
     chips, _, figures, dot, loaded, _, pace = parts
     assert 'data-state="ready"' in chips

@@ -340,6 +340,8 @@ async def test_what_is_written_into_a_conversation_that_is_deleted_here_is_stopp
     await page.draws("")
     rest = [update async for update in updates]
     assert texts.MOVED_ON not in str(rest)
+    assert last(rest, page.tab.draft) == "Two"  # what was asked is not lost with it
+    assert "error-line" in last(rest, page.tab.line)
     for _ in range(200):
         if page.engine.running == 0:
             break
