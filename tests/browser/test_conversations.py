@@ -115,6 +115,7 @@ def test_conversations_are_kept_listed_brought_back_renamed_found_and_deleted(pa
     assert opened(page) == first
 
 
+@pytest.mark.long
 def test_nothing_that_was_said_is_more_than_text_and_the_keys_do_what_the_mouse_does(visit, stored) -> None:
     """S3, P6: a hostile title scripts nothing; arrows, Enter, F2, Escape, Delete; days; right-to-left."""
     page = visit(stored(

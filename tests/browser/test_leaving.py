@@ -228,6 +228,7 @@ def hard_to_read(page: Page) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_every_text_has_enough_contrast_in_both_themes_and_the_choice_of_theme_is_kept(visit, serve):
     """P5 and the pages' look: AA (4.5 to 1), highlighted code and a red chip included; the switch is remembered."""
     code = "Here:\n\n```python\n@wraps\ndef add(a: int) -> str:\n    # note\n    return f'{a}' if True else None\n```\nDone."
