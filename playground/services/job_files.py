@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from playground.errors import JobsUnavailable, PlaygroundError
 from playground.services.manifests import Manifest
+from playground.store.disk import sync_folder, write_through
 from playground.types import GenerationRequest, GenerationStats
 
 FORMAT = "adapter-playground job 1"
@@ -163,9 +164,9 @@ class JobFiles:
         content = json.dumps(_values(job), ensure_ascii=False).encode()
         beside = self._folder / f".{job.id}.tmp"
         try:
-            _write_through(beside, content)
+            write_through(beside, content)
             beside.replace(self._path(job.id))
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as error:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -218,25 +219,6 @@ def _locked(lock: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    """``content`` in a new file at ``path``, on the disk itself when this returns."""
-    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """The folder's own entries on the disk: without it a power cut may take back a replacement."""
-    if os.name != "posix":
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _not_written(error: OSError) -> JobsUnavailable:

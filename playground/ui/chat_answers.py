@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -20,6 +19,7 @@ from playground.types import Caller, GenerationEvent, ModelSpec
 from playground.ui.bubbles import Bubbles, Writing
 from playground.ui.opened import Open, Opened
 from playground.ui.pace import Pace
+from playground.ui.runs import read_to_the_end
 from playground.ui.side_panel import SidePanel
 from playground.ui.topbar import TopBar
 from playground.ui.views.answer import Answer
@@ -28,8 +28,6 @@ from playground.ui.views.transcript import Scene, answered_before
 from playground.ui.views.weights import Choice
 from playground.ui.visitor import caller_of
 from playground.ui.wiring import Updates, Values
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -226,15 +224,7 @@ class ChatAnswers:
 
     def _go_on(self, events: AsyncGenerator[GenerationEvent, None]) -> None:
         """Read an answer to its end that no page shows, so that it is stored."""
-
-        async def read() -> None:
-            try:
-                async for _ in events:
-                    pass
-            except Exception as error:  # an edge: nobody is left to be told
-                log.warning("an answer that no page showed any more was not kept: %s", error)
-
-        task = asyncio.create_task(read())
+        task = asyncio.create_task(read_to_the_end(events))
         self._unseen.add(task)
         task.add_done_callback(self._unseen.discard)
 

@@ -9,6 +9,7 @@ import gradio as gr
 from starlette.requests import Request
 
 from playground.config import AppConfig
+from playground.local_inference import LocalInference
 from playground.services.assembly import Services
 from playground.types import Caller
 from playground.ui import texts
@@ -16,17 +17,18 @@ from playground.ui.opened import Opened
 from playground.ui.playground_tab import PlaygroundTab
 from playground.ui.side_panel import SidePanel
 from playground.ui.topbar import TopBar
-from tests.ui.fake_engine import FakeEngine
 
 
-class Page:
-    """The Playground tab built over ``engine``, and what its handlers send."""
+class Tab:
+    """One tab, a `PlaygroundTab` or what ``kind`` is, built over ``engine`` with the bar and the panel beside it."""
 
-    def __init__(self, engine: FakeEngine, config: AppConfig) -> None:
+    kind: Any = PlaygroundTab
+
+    def __init__(self, engine: LocalInference, config: AppConfig) -> None:
         self.services = Services.over(engine, config)
         self.bar = TopBar(self.services.models, self.services.generation, config)
         self.side, self.opened = SidePanel(config, self.services), Opened(self.services.history)
-        self.tab = PlaygroundTab(config, self.services, self.side, self.opened)
+        self.tab = self.kind(config, self.services, self.side, self.opened)
         with gr.Blocks(analytics_enabled=False) as self.demo:
             self.bar.render()
             self.opened.render()
@@ -34,7 +36,11 @@ class Page:
             self.side.render()
             self.side.listen(self.demo, self.bar)
             self.tab.listen(self.demo, self.bar)
-            self.bar.listen(self.demo, self.tab.picker)
+            self.bar.listen(self.demo, self.side.picker)
+
+
+class Page(Tab):
+    """The Playground tab, and what its handlers send."""
 
     def run(
         self, prompt: str, model: str = "starter", adapter: str = texts.NO_ADAPTER, streaming: bool = True,
@@ -77,6 +83,16 @@ class Page:
 def seen_by_the_gate(caller: Caller) -> gr.Request:
     """The request of a page's event as Gradio hands it on, after the gate has seen it."""
     return gr.Request(Request({"type": "http", "headers": [], "state": {"caller": caller}}), session_hash="one")
+
+
+async def begun(page: Page) -> tuple[Any, Any]:
+    """A run of Generate that has shown its first text, and the answer as the page holds it then."""
+    run, answer = page.run("Hi"), None
+    async for update in run:
+        answer = update.get(page.tab.answer, answer)
+        if update.get(page.tab.text):
+            break
+    return run, answer
 
 
 async def collected(updates) -> list[dict[Any, Any]]:

@@ -19,7 +19,7 @@ from playground.ui.pace import LONGEST_PAUSE, UPDATES_PER_SECOND
 from playground.ui.topbar import BUSY_SECONDS, IDLE_SECONDS
 from playground.ui.views.weights import Choice
 from tests.ui.fake_engine import FakeEngine
-from tests.ui.page import Page, collected, last
+from tests.ui.page import Page, begun, collected, last
 
 SOMEBODY = SimpleNamespace(session_hash="somebody")
 pytestmark = pytest.mark.anyio  # all of them: outside of a running loop Gradio makes one and never closes it
@@ -353,11 +353,7 @@ async def test_ten_who_load_hold_up_nobody_who_asks(config):
 async def test_what_stop_or_reset_said_is_said_again_when_the_run_is_over(config):
     """P2: an update that was on its way to the page comes after the answer to the click, and must not stay."""
     page = Page(FakeEngine("word " * 100, pause=0.01), config)
-    run, answer = page.run("Hi"), None
-    async for update in run:
-        answer = update.get(page.tab.answer, answer)
-        if update.get(page.tab.text):
-            break
+    run, answer = await begun(page)
     stopped = await page.tab._stopped(answer)
     assert [update async for update in run] == []  # the run itself has nothing more to say
     assert stopped[page.tab.stage] == "stopped"

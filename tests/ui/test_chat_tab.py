@@ -14,38 +14,26 @@ import pytest
 
 from playground.config import AppConfig
 from playground.conversation import Conversation
-from playground.services.assembly import Services
 from playground.types import Caller
 from playground.ui import texts
 from playground.ui.chat_tab import ChatTab, Look
-from playground.ui.opened import Open, Opened
-from playground.ui.side_panel import SidePanel
-from playground.ui.topbar import TopBar
+from playground.ui.opened import Open
 from tests.ui.fake_engine import FakeEngine
-from tests.ui.page import collected, last
+from tests.ui.page import Tab, collected, last
 
 pytestmark = pytest.mark.anyio
 
 ME = Caller("guest one", "guest")
 
 
-class ChatPage:
+class ChatPage(Tab):
     """The tab, built over ``engine``; ``key`` and ``look`` are what the page holds, as the last updates left them."""
+
+    kind = ChatTab
 
     def __init__(self, engine: Engine, config: AppConfig) -> None:
         self.engine = engine
-        self.services = Services.over(engine, config)
-        self.bar = TopBar(self.services.models, self.services.generation, config)
-        self.side, self.opened = SidePanel(config, self.services), Opened(self.services.history)
-        self.tab = ChatTab(config, self.services, self.side, self.opened)
-        with gr.Blocks(analytics_enabled=False) as self.demo:
-            self.bar.render()
-            self.opened.render()
-            self.tab.render()
-            self.side.render()
-            self.side.listen(self.demo, self.bar)
-            self.tab.listen(self.demo, self.bar)
-            self.bar.listen(self.demo, self.side.picker)
+        super().__init__(engine, config)
         self.visitor: Any = SimpleNamespace(session_hash="one")
         self.key, self.look = "", Look().text
 

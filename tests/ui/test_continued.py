@@ -16,7 +16,7 @@ from playground.ui import texts
 from playground.ui.opened import Open
 from playground.ui.views.said import messages
 from tests.ui.fake_engine import FakeEngine
-from tests.ui.page import Page, collected, last
+from tests.ui.page import Page, begun, collected, last
 
 pytestmark = pytest.mark.anyio  # all of them: outside of a running loop Gradio makes one and never closes it
 
@@ -100,11 +100,7 @@ async def test_a_failed_turn_leaves_the_history_as_it_was(config, toasts):
 async def test_a_stopped_answer_is_kept_as_far_as_it_came_and_opened(config):
     """P6: the part stays, marked as stopped; the page then goes on from it."""
     page = Page(FakeEngine("word " * 100, pause=0.01), config)
-    run, answer = page.run("Hi"), None
-    async for update in run:
-        answer = update.get(page.tab.answer, answer)
-        if update.get(page.tab.text):
-            break
+    run, answer = await begun(page)
     await page.tab._stopped(answer)
     await run.aclose()
     settled = await page.tab._settled("stopped", answer)
@@ -118,11 +114,7 @@ async def test_a_stopped_answer_is_kept_as_far_as_it_came_and_opened(config):
 async def test_what_a_reset_breaks_off_is_kept_as_well(config):
     """P2, P6: Reset clears what is shown; the conversation stays, with the part that was written."""
     page = Page(FakeEngine("word " * 100, pause=0.01), config)
-    run, answer = page.run("Hi"), None
-    async for update in run:
-        answer = update.get(page.tab.answer, answer)
-        if update.get(page.tab.text):
-            break
+    run, answer = await begun(page)
     cleared = await page.tab._reset("Hi", "", "", "", "", answer)
     await run.aclose()
     settled = await page.tab._settled("cleared", None, cleared[page.tab.before_reset])
