@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from playground.config import ROOT, AppConfig, load_config, prepare_process
 from playground.local_inference import LocalInference
 from playground.services.assembly import Services
-from tests.conftest import LiveApp
+from tests.conftest import LiveApp, started_app
 
 QUIET = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-quic --no-first-run "
@@ -143,6 +143,14 @@ def _leaves(requested: str, url: str) -> bool:
 def page(visit: Callable[..., Page], live_app: LiveApp) -> Page:
     """The Playground in the real app."""
     return visit(live_app.url)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApp]:
+    """The real app for two people, with a history that a module's tests have for themselves."""
+    options = ("--auth", "anna:a secret of hers", "--auth", "bert:a secret of his")
+    with started_app(tmp_path_factory.mktemp("house"), *options) as app:
+        yield app
 
 
 @pytest.fixture(scope="session")

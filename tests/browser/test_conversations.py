@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from playground.services.assembly import Services
 from playground.types import ModelSpec
 from tests.browser.conftest import ask, finished
 from tests.browser.test_leaving import hard_to_read
-from tests.conftest import LiveApp, started_app
+from tests.conftest import LiveApp
 from tests.ui.fake_engine import FakeEngine
 
 pytestmark = [
@@ -215,14 +215,6 @@ def test_on_a_phone_the_list_slides_over_the_page_and_two_tabs_follow_each_other
     other.reload()
     expect(other.locator("#chips .chip").first).to_be_visible()
     expect(other.locator("#conversations")).to_be_hidden()
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApp]:
-    """The real app for two people."""
-    options = ("--auth", "anna:a secret of hers", "--auth", "bert:a secret of his")
-    with started_app(tmp_path_factory.mktemp("house"), *options) as app:
-        yield app
 
 
 @pytest.mark.long

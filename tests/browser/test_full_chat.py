@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from playground.config import load_config
 from playground.services.assembly import Services
 from playground.types import Caller, Status
 from tests.browser.conftest import ANSWER_LIMIT_MS, choose, fill, unhurried, wait_until
-from tests.conftest import LiveApp, started_app
+from tests.conftest import LiveApp
 
 pytestmark = pytest.mark.browser
 FRANCE = "What is the capital of France?"
@@ -385,14 +385,6 @@ def test_nothing_jumps_when_an_answer_ends(visit, serve):
         answered(page, 1)
         assert len(live) > 20
         assert page.evaluate(BLOCKS, "#bubbles [data-role=assistant] .answer-like")[1:] == live[1:]
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApp]:
-    """The real app for two people."""
-    options = ("--auth", "anna:a secret of hers", "--auth", "bert:a secret of his")
-    with started_app(tmp_path_factory.mktemp("house"), *options) as app:
-        yield app
 
 
 @pytest.mark.long
