@@ -223,6 +223,13 @@ def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--config", help="configuration file (configs/playground.toml)")
     parser.add_argument("--model", action="append", metavar="ID", help="hub id or folder to offer as well; repeats")
     parser.add_argument("--adapter", action="append", metavar="PATH", help="adapter folder to offer as well; repeats")
+    parser.add_argument("--runs", action="append", metavar="FOLDER", help="folder to find training runs in; repeats")
+    parser.add_argument(
+        "--datasets",
+        action="append",
+        metavar="PATH",
+        help="folder, file or hub id of datasets to offer as well; repeats",
+    )
     parser.add_argument(
         "--auth", action="append", metavar="USER:PASS", help="let only people in who log in; repeats (PLAYGROUND_AUTH)"
     )

@@ -25,6 +25,7 @@ from playground.services.exports import Exports, MergedDtype
 from playground.services.generation import Generation
 from playground.services.models import Models
 from playground.services.replay import Manifest, Recorder, Replay, ReplayResult
+from playground.services.runs import Runs
 from playground.types import (
     DTYPES,
     QUANTIZATIONS,
@@ -54,7 +55,7 @@ _KINDS: dict[type, type] = {int: int, float: float, str: str}
 def opened(config: AppConfig) -> Iterator[tuple[Models, Generation]]:
     """The services over an engine that is closed at the end."""
     with closing(LocalInference(adapter_roots=config.adapter_roots, pickles=config.converted)) as engine:
-        yield Models(engine, config), Generation(engine)
+        yield Models(engine, config, Runs(config)), Generation(engine)
 
 
 def serve(rest: Sequence[str]) -> int:

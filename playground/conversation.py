@@ -75,7 +75,8 @@ class Turn:
 
     ``content`` is the whole text, an answer's reasoning included. ``at`` is in seconds since 1970. ``reply`` is there for
     answers that were made here; ``model_id`` is what a program named that saved the message itself. ``edited`` says that
-    a person wrote this version of what somebody else, or a model, had said.
+    a person wrote this version of what somebody else, or a model, had said. ``expected`` is, on a user's turn, the answer
+    that it should get, "" where none was named: it is compared, and never sent to a model.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Turn:
     model_id: str = ""
     thumb: Thumb = 0
     edited: bool = False
+    expected: str = ""
 
     @property
     def answered_by(self) -> str:

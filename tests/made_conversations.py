@@ -80,6 +80,7 @@ def turns(draw: Any, most: int = 7) -> tuple[Turn, ...]:
                 f"t{number} ü/", parent, role, draw(SAID), draw(SECONDS), reply,
                 model_id="" if reply else draw(st.just("") | NAMES),
                 thumb=draw(st.sampled_from([-1, 0, 1])) if is_answer else 0, edited=draw(st.booleans()),
+                expected=draw(st.just("") | SAID) if role == "user" else "",
             )
         )  # fmt: skip
     return tuple(made)

@@ -285,3 +285,87 @@ def test_every_key_of_the_server_is_explained_where_it_is_set() -> None:
     server = text.partition("[server]")[2].partition("[engine]")[0]
     missing = [key for key in _SERVER_KEYS - {"host", "port"} if f"{key} = " not in server]
     assert missing == []
+
+
+def test_runs_and_datasets_are_offered_from_the_file_and_from_the_start(tmp_path: Path) -> None:
+    """I1: paths in the file are relative to the checkout, those of the start come last and are where they were typed."""
+    for folder in ("trained", "data", "more"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "rows.jsonl").write_text("{}")
+    file = _write(tmp_path, '[folders]\nruns = ["trained"]\ndatasets = ["data", "rows.jsonl", "org/name"]\n')
+    more = str(tmp_path / "more")
+    config = load_config(file, {"runs": [more, more], "datasets": [more, "org/other"]})
+    assert config.runs == (str(tmp_path / "trained"), more)
+    assert config.datasets == (
+        str(tmp_path / "data"), str(tmp_path / "rows.jsonl"), "org/name", more, "org/other",
+    )  # fmt: skip
+
+
+def test_the_bundled_datasets_are_there_unless_others_are_named(tmp_path: Path) -> None:
+    """I4: also where a configuration of one's own says nothing of folders."""
+    bundled = (str(ROOT / "assets" / "datasets"),)
+    assert load_config().datasets == bundled
+    assert load_config().runs == ()
+    assert load_config(_write(tmp_path, "")).datasets == bundled
+    (tmp_path / "configs" / "playground.toml").write_text("[folders]\ndatasets = []\n")
+    assert load_config(tmp_path / "configs" / "playground.toml").datasets == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"runs": ["/no/such/folder"]}, "no folder of training runs '/no/such/folder'.*--runs"),
+        ({"runs": ["org/name"]}, "no folder of training runs 'org/name'"),
+        ({"runs": [" "]}, "no folder of training runs"),
+        ({"datasets": ["./nowhere"]}, "no dataset './nowhere'.*--datasets"),
+        ({"datasets": ["data/rows.jsonl"]}, "no dataset 'data/rows.jsonl'"),
+        ({"datasets": [""]}, "no dataset ''"),
+        ({"datasets": ["squad"]}, "no dataset 'squad'.*org/name"),
+    ],
+)
+def test_runs_and_datasets_that_are_not_there_are_said_at_start(given: dict[str, list[str]], says: str) -> None:
+    """I1: by name, with the option that named them."""
+    with pytest.raises(ConfigError, match=says):
+        load_config(overrides=given)
+
+
+def test_a_folder_of_runs_that_the_file_misspells_is_said_with_the_file(tmp_path: Path) -> None:
+    """I1: the key as well."""
+    with pytest.raises(ConfigError, match=r"no folder of training runs 'trained'.*playground\.toml"):
+        load_config(_write(tmp_path, '[folders]\nruns = ["trained"]\n'))
+    (tmp_path / "configs" / "playground.toml").write_text("[folders]\nrun = []\n")
+    with pytest.raises(ConfigError, match=r"folders\.run.*Did you mean folders\.runs"):
+        load_config(tmp_path / "configs" / "playground.toml")
+
+
+def test_a_configuration_and_a_split_may_be_named_with_a_hub_id() -> None:
+    """I4: as they may be on the page."""
+    assert load_config(overrides={"datasets": ["org/name:main/test "]}).datasets[1:] == ("org/name:main/test",)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("folders = 3", "folders"),
+        ("server = []", "server"),
+        ('models = "x"', "models"),
+        ("[models]\nx = 3", "models.x"),
+    ],
+)
+def test_what_should_be_a_table_is_said_by_name(text: str, name: str, tmp_path: Path) -> None:
+    """S1: a slip in the file is a sentence, no traceback."""
+    with pytest.raises(ConfigError, match=rf"playground\.toml: {name} is no table.*\[{name}\]"):
+        load_config(_write(tmp_path, text + "\n"))
+
+
+def test_the_environment_names_runs_and_datasets() -> None:
+    """I1: several are parted by commas."""
+    found = environment_overrides({"PLAYGROUND_RUNS": "/a, /b", "PLAYGROUND_DATASETS": "org/name"})
+    assert found == {"runs": ["/a", "/b"], "datasets": ["org/name"]}
+
+
+def test_no_link_of_a_run_may_lead_out_of_the_folders_of_runs(tmp_path: Path) -> None:
+    """S2: they are among the roots where others reach the server."""
+    given = {"runs": [str(tmp_path)], "data_dir": str(tmp_path / "data")}
+    assert load_config(overrides=given).adapter_roots == ()
+    assert tmp_path.resolve() in load_config(overrides=given | {"host": "0.0.0.0"}).adapter_roots

@@ -32,6 +32,17 @@ def test_an_adapter_is_exported_whoever_the_server_is_for(
     assert "is there already. Name a new folder" in capsys.readouterr().err
 
 
+def test_a_run_s_checkpoint_is_named_on_the_command_line_as_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I1: as README says, a checkpoint has a name wherever an adapter has one."""
+    assert main(["export", "starter", "pirate-overfit/checkpoint-50", "--out", str(tmp_path / "out")]) == 0
+    checkpoint = ROOT / "assets" / "adapters" / "pirate-overfit" / "checkpoint-50"
+    assert content_hash(tmp_path / "out") == content_hash(checkpoint)
+    assert main(["export", "starter", "pirate-overfit/checkpoint-51", "--out", str(tmp_path / "other")]) == 2
+    assert "run/checkpoint-500" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("agreement", "code", "says"), [(1.0, 0, "answers as the adapter"), (0.5, 3, "differently")])
 def test_a_comparison_has_figures_and_an_exit_code(
     agreement: float,

@@ -61,7 +61,8 @@ class ServedModels:
             known[base] = (True, "")
             paths = {place(info.path): info.name for info in self._models.adapters(base)}
             for adapter in resident.adapters:
-                name = paths.get(place(adapter.path), adapter.name)
+                known_as = paths.get(place(adapter.path)) or self._models.known_name(base, adapter.path)
+                name = known_as or adapter.name
                 problem = "" if adapter.moves_logits else f"Adapter {name!r} has no effect: no answer changes with it."
                 known[f"{base}:{name}"] = (True, problem)
         return known

@@ -51,12 +51,8 @@ def resolve(base: str, report: Report) -> Path:
     What the cache has not as a whole is downloaded. Raises `ModelNotFound` with what to do: a mistyped id, a gated model,
     no network.
     """
-    folder = Path(os.path.expanduser(base))
-    if os.path.isdir(folder):
-        _refuse_other_folders(folder)
-        return folder.resolve()
-    if folder.is_absolute() or base.startswith("."):
-        raise ModelNotFound(f"There is no model folder {base!r}.", "Check the path.")
+    if folder := _folder(base):
+        return folder
     name, revision = _revision(base)
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES), local_files_only=True)
@@ -68,6 +64,17 @@ def resolve(base: str, report: Report) -> Path:
         pass  # nothing of it is here
     report(Status("loading", f"downloading {base}"))
     return _download(base)
+
+
+def is_here(base: str) -> bool:
+    """Whether ``base`` is on this machine as a whole, so that `resolve` fetches nothing. A few file system calls.
+
+    Raises `ModelNotFound` and `ModelUnsupported` for the path of what is no model.
+    """
+    if _folder(base):
+        return True
+    found = locate(base)
+    return found != base and _is_whole(Path(found))
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -84,6 +91,17 @@ def weight_files(path: Path) -> list[Path]:
 def is_snapshot(folder: Path) -> bool:
     """Whether ``folder`` is a hub revision in the local cache."""
     return folder.parent.name == "snapshots"
+
+
+def _folder(base: str) -> Path | None:
+    """The model's folder, resolved, where ``base`` is a path. Raises `ModelNotFound`, `ModelUnsupported`."""
+    folder = Path(os.path.expanduser(base))
+    if os.path.isdir(folder):
+        _refuse_other_folders(folder)
+        return folder.resolve()
+    if folder.is_absolute() or base.startswith("."):
+        raise ModelNotFound(f"There is no model folder {base!r}.", "Check the path.")
+    return None
 
 
 def _revision(base: str) -> tuple[str, str | None]:

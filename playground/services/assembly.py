@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from playground.config import AppConfig
 from playground.local_inference import LocalInference
 from playground.services.chat import Chat
+from playground.services.datasets import Datasets
 from playground.services.entries import Entries
 from playground.services.exports import Exports
 from playground.services.generation import Generation
@@ -18,7 +19,11 @@ from playground.services.models import Models
 from playground.services.names import Names
 from playground.services.preload import Preload
 from playground.services.presets import OwnPresets
+from playground.services.readiness import Readiness
 from playground.services.replay import Replay
+from playground.services.runs import Runs
+from playground.services.samples import Samples
+from playground.services.trials import Trials
 from playground.services.uploads import Uploads
 from playground.store import Store
 
@@ -41,6 +46,11 @@ class Services:
     history: History
     presets: OwnPresets
     chat: Chat
+    runs: Runs
+    readiness: Readiness
+    datasets: Datasets
+    samples: Samples
+    trials: Trials
 
     @classmethod
     def over(cls, engine: LocalInference, config: AppConfig, store: Store | None = None) -> Services:
@@ -49,18 +59,20 @@ class Services:
         Raises `ConfigError` when the content filter that ``config`` names cannot be had.
         """
         store = store or Store.in_memory()
-        models = Models(engine, config)
+        runs = Runs(config, store)
+        models = Models(engine, config, runs)
         names = Names(models)
         meters = Meters(config.models)
         meters.watch(engine)
         generation = Generation(engine, config, meters)
-        history, replay = History(store, config), Replay(generation, models)
+        history, replay, limits = History(store, config), Replay(generation, models), Limits(config, meters)
+        datasets = Datasets(config, runs)
         return cls(
             models=models,
             names=names,
             entries=Entries(models, names),
             generation=generation,
-            limits=Limits(config, meters),
+            limits=limits,
             meters=meters,
             jobs=Jobs(generation, config.data_dir / "jobs"),
             replay=replay,
@@ -70,4 +82,9 @@ class Services:
             history=history,
             presets=OwnPresets(store.presets, config, history.owner),
             chat=Chat(generation, history, replay),
+            runs=runs,
+            readiness=Readiness(models, runs, config),
+            datasets=datasets,
+            samples=Samples(datasets),
+            trials=Trials(generation, limits, config),
         )

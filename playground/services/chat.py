@@ -34,7 +34,7 @@ class Ask:
     sent after the turn that the old one followed. ``regenerate`` answers again what ``turn``, an answer, answered; given a
     user's turn it answers that. ``continue`` goes on with ``turn``, an answer: another version of it that begins with its
     text. ``prefill`` is how the answer begins. ``alone`` sends the last message without what was said before; templates
-    other than chat always do.
+    other than chat always do. ``expected`` is the answer that ``content`` should get, kept with it for comparing.
     """
 
     spec: ModelSpec
@@ -48,6 +48,7 @@ class Ask:
     alone: bool = False
     use_case: str = "chatbot"
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    expected: str = ""
 
 
 class Chat:
@@ -124,8 +125,9 @@ class Chat:
             raise InvalidRequest(f"Unknown action {str(ask.action)[:40]!r}.", "Use send, regenerate or continue.")
         if there is None:
             raise InvalidRequest(f"There is nothing to {ask.action} in a new conversation.", "Send a message first.")
-        if ask.content:
-            raise InvalidRequest(f"A message was given to {ask.action}.", "Send it, or leave it out.")
+        if ask.content or ask.expected:
+            given = "A message" if ask.content else "An expected answer"
+            raise InvalidRequest(f"{given} was given to {ask.action}.", "Send it, or leave it out.")
         turn = there.turn(ask.turn)
         return _again(ask, there, turn) if ask.action == "regenerate" else _continued(ask, there, turn)
 
@@ -133,7 +135,7 @@ class Chat:
         if there is None and ask.turn:
             raise InvalidRequest("A new conversation has no message to follow.", "Name the conversation as well.")
         before = there.path(ask.turn) if there else ()
-        said = Turn(new_id(), ask.turn, "user", ask.content, self._clock())
+        said = Turn(new_id(), ask.turn, "user", ask.content, self._clock(), expected=ask.expected)
         place = Place(there.id if there else new_id(), said.id, ask.prefill, ask.alone or ask.template != "chat", said)
         return place, (*before, said)
 

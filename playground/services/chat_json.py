@@ -26,7 +26,7 @@ _OURS = "Import a file as this app wrote it."
 _OURS_ALONE = ("owner", "revision")  # what is not part of what was said
 # What differs from turn to turn, where it says anything; all else is shared.
 _OWN: Mapping[str, Any] = {
-    **dict.fromkeys(("id", "parent", "content", "at")),
+    **dict.fromkeys(("id", "parent", "content", "at", "expected")),
     "reply": {
         **dict.fromkeys(("stats", "token_ids", "prompt_hash", "thought_s", "prefill")),
         "provenance": {"seed": None, "settings": {"seed": None}},

@@ -45,6 +45,12 @@ def check_content(text: str) -> None:
         raise InvalidRequest("The message is empty.", "Write something.")
 
 
+def check_said(turn: Turn) -> None:
+    """Refuse a turn that says nothing, or whose text or expected answer `check_text` refuses."""
+    check_content(turn.content)
+    _check_expected(turn)
+
+
 def check_turns(count: int) -> None:
     """Refuse more turns than one conversation may have."""
     if count > MOST_TURNS:
@@ -102,9 +108,16 @@ def _check_turn(turn: Turn) -> None:
     if turn.reply and turn.role != "assistant":
         raise InvalidRequest("It says how it was generated and is no answer.", "Take its reply out.")
     check_text("message", turn.content)
+    _check_expected(turn)
     if one_line("model's name", turn.answered_by, LONGEST_MODEL_ID) != turn.answered_by:
         raise InvalidRequest(f"Its model's name is {shown(turn.answered_by)}.", "Write it on one line.")
     _check_time(turn.at)
+
+
+def _check_expected(turn: Turn) -> None:
+    if turn.expected and turn.role != "user":
+        raise InvalidRequest("It has an expected answer and is no prompt.", "Only prompts have one.")
+    check_text("expected answer", turn.expected)
 
 
 def _check_time(at: float) -> None:

@@ -20,6 +20,7 @@ from playground.services.chat_limits import (
     MOST_CONVERSATIONS,
     MOST_TOGETHER,
     check_content,
+    check_said,
     check_text,
     check_turns,
     checked_id,
@@ -142,7 +143,8 @@ class History:
 
         owner = self.owner(caller)
         if not any(turn.reply for turn in cleaned):
-            self._check_room(owner, (turn.content for turn in cleaned), conversations=int(begins))
+            texts = (text for turn in cleaned for text in (turn.content, turn.expected))
+            self._check_room(owner, texts, conversations=int(begins))
         if begins:
             return self._change_or_begin(self._new(caller, conversation_id, case or "chatbot"), with_turns)
         return self._store.conversations.change(owner, conversation_id, with_turns)
@@ -264,10 +266,11 @@ class History:
         """
         owner = self.owner(caller)
         for turn in said:
-            check_content(turn.content)
+            check_said(turn)
         _system(system)
         self._use_case(use_case)
-        self._check_room(owner, (system, *(turn.content for turn in said)), conversations=not conversation_id)
+        texts = (text for turn in said for text in (turn.content, turn.expected))
+        self._check_room(owner, (system, *texts), conversations=not conversation_id)
         if conversation_id:
             there = self._store.conversations.get(owner, conversation_id)
             check_turns(len(there.turns) + len(said) + answers)
@@ -351,7 +354,7 @@ def _title(text: str) -> str:
 def _checked_turn(turn: Turn) -> Turn:
     """``turn`` as it is stored. What a model has written is never refused: NUL characters in it become U+FFFD."""
     if turn.reply is None:
-        check_content(turn.content)
+        check_said(turn)
         return turn
     whole = turn.content.encode("utf-8", "replace").decode().replace("\0", "�")
     return dataclasses.replace(turn, content=whole)

@@ -37,25 +37,25 @@ class Limits:
         self._limiter = MovingWindowRateLimiter(self._windows)
         self._lock = threading.Lock()
 
-    def admit(self, caller: Caller) -> None:
-        """Count one request of ``caller``. Raises `RateLimited` when that is one too many; it is not counted then."""
-        self._admit(self._rate, caller)
+    def admit(self, caller: Caller, count: int = 1) -> None:
+        """Count ``count`` requests of ``caller``. Raises `RateLimited` when that is too many; none counts then."""
+        self._admit(self._rate, caller, count)
 
     def admit_saving(self, caller: Caller) -> None:
         """The same for a request that only keeps something, of which there may be `SAVING` times as many."""
         self._admit(self._saving, caller)
 
-    def _admit(self, rate: RateLimitItem | None, caller: Caller) -> None:
+    def _admit(self, rate: RateLimitItem | None, caller: Caller, count: int = 1) -> None:
         if rate is None:
             return
         with self._lock:
             whose = _whose(caller)
-            refused = next((one for one in whose if not self._limiter.test(rate, one)), None)
+            refused = next((one for one in whose if not self._limiter.test(rate, one, cost=count)), None)
             if refused is None:
                 for one in whose:
-                    self._limiter.hit(rate, one)
+                    self._limiter.hit(rate, one, cost=count)
                 return
-            refusal = self._refusal(rate, refused)
+            refusal = self._refusal(rate, refused) if count == 1 else self._too_many(rate, refused, count)
         self._meters.failed(refusal)
         raise refusal
 
@@ -67,12 +67,23 @@ class Limits:
             wait,
         )
 
+    def _too_many(self, rate: RateLimitItem, one: str, count: int) -> RateLimited:
+        """Why ``count`` at once were not taken, and how many would be."""
+        window = self._limiter.get_window_stats(rate, one)
+        wait = max(0.0, window.reset_time - self._clock())
+        left = max(0, window.remaining)
+        return RateLimited(
+            f"These are {count:,} requests, and this server takes {said(rate)} from one caller: {left:,} are left now.",
+            f"Ask for {left:,} at most." if left else f"Wait {max(1, math.ceil(wait))} s, and ask for less at once.",
+            wait,
+        )
+
 
 class Windows(Storage, MovingWindowSupport):
     """When each key was used, for as long as its window lasts; what is over, or beyond `MOST_KEYS`, is forgotten.
 
-    The library's own storage starts a thread for each request and keeps every key for ever. This one is not locked: whoever
-    uses it holds a lock.
+    The library's own storage starts a thread for each request and keeps every key for ever. This one is not locked:
+    whoever uses it holds a lock.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -153,7 +164,7 @@ def said(rate: RateLimitItem) -> str:
 
 
 def _whose(caller: Caller) -> tuple[str, ...]:
-    """What a request of ``caller`` counts for: a random cookie is no proof of anything, so a guest is an address only."""
+    """What a request of ``caller`` counts for: a cookie is no proof of anything, so a guest is an address only."""
     known = (caller.id,) if caller.kind in ("key", "user") else ()
     address = f"address {caller.address}" if caller.address else ""
     return tuple(dict.fromkeys(filter(None, (*known, address)))) or (caller.id,)

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +24,9 @@ from playground.local_inference.adapters import (
     place,
 )
 from playground.services.kept import Kept
+from playground.services.runs import Runs
 from playground.services.threads import in_own_thread
+from playground.services.unique_names import unique_names
 from playground.types import (
     AdapterInfo,
     Dtype,
@@ -55,11 +56,12 @@ class OfferedModel:
 
 
 class Models:
-    """The models on offer and in memory. ``engine`` runs them, ``config`` names them."""
+    """The models on offer and in memory. ``engine`` runs them, ``config`` names them, ``runs`` have more adapters."""
 
-    def __init__(self, engine: LocalInference, config: AppConfig) -> None:
+    def __init__(self, engine: LocalInference, config: AppConfig, runs: Runs | None = None) -> None:
         self._engine = engine
         self._config = config
+        self._runs = runs
         self._memory: Kept[MemoryReport] = Kept(MEMORY_SECONDS)
         self._sound: dict[Path, tuple[object, AdapterInfo]] = {}
 
@@ -82,7 +84,9 @@ class Models:
             self._config.uploads,
         )
         found = [self._inspected(folder) for top in offered for folder in adapter_folders(Path(top))]
-        return _with_unique_names(list({info.path: info for info in found}.values()))
+        infos = list({info.path: info for info in found}.values())
+        names = unique_names([(info.name, info.path) for info in infos])
+        return tuple(dataclasses.replace(info, name=name) for info, name in zip(infos, names, strict=True))
 
     def spec(
         self,
@@ -96,9 +100,10 @@ class Models:
     ) -> ModelSpec:
         """The `ModelSpec` for names as a person types them.
 
-        ``base`` is an offered name, a folder or a hub id; ``adapter`` an offered adapter's name or a folder, None or ""
-        for the base alone. What is left out comes from the configuration. Where the configuration allows no free paths
-        (a server that others can reach), only what it offers is taken.
+        ``base`` is an offered name, a folder or a hub id; ``adapter`` an offered adapter's name, the label of a training
+        run's checkpoint (`TrainingRun.label`) or a folder, None or "" for the base alone. An offered name is never
+        another's label. What is left out comes from the configuration. Where the configuration allows no free paths (a
+        server that others can reach), only what it offers is taken.
 
         Raises `ModelNotFound`, `AdapterUnknown` and `AdapterInvalid`, saying what was looked for and what there is.
         """
@@ -120,9 +125,24 @@ class Models:
         return spec.base
 
     def adapter_name(self, base: str, path: str) -> str:
-        """The name under which the adapter at ``path`` is offered for ``base``, else its folder's. Reads the disk."""
-        known = {place(info.path): info.name for info in self.adapters(self.name(ModelSpec(base)))}
-        return known.get(place(path), Path(path).name)
+        """`known_name` of the adapter at ``path``, else its folder's name. Reads the disk."""
+        return self.known_name(base, path) or Path(path).name
+
+    def known_name(self, base: str, path: str) -> str | None:
+        """What `spec` takes for the adapter at ``path`` on ``base``: the name that it is offered under, or its run's label.
+
+        None where nothing but its path says which one is meant. Reads the disk.
+        """
+        offered = self.adapters(self.name(ModelSpec(base)))
+        known = {place(info.path): info.name for info in offered}
+        if place(path) in known:
+            return known[place(path)]
+        label = self._runs.label(path) if self._runs else None
+        return None if label in known.values() else label
+
+    def is_label(self, label: str) -> bool:
+        """Whether a training run's checkpoint has that label. Reads the disk."""
+        return self._checkpoint(label) is not None
 
     def recommended(self, base: str) -> GenerationSettings | None:
         """The settings that the configuration recommends for ``base``, or None."""
@@ -162,6 +182,18 @@ class Models:
         """What is in memory now."""
         return self._engine.residents()
 
+    def resident(self, spec: ModelSpec) -> ResidentInfo | None:
+        """The model in memory that ``spec`` would use, if it is there."""
+        wanted = {"int4": "nf4"}.get(spec.quantization, spec.quantization)
+        return next(
+            (
+                one
+                for one in self.loaded()
+                if spec.base in (one.base, one.path) and wanted in ("auto", one.quantization)
+            ),
+            None,
+        )
+
     async def unload(self, base: str) -> int:
         """Drop ``base`` and its adapters from memory; returns the bytes that came back.
 
@@ -185,10 +217,23 @@ class Models:
         Blocks; milliseconds when it is asked again. Problems of the adapter are in the report, but for links out of what
         is offered. Raises `AdapterInvalid` and `ModelNotFound` as `spec` does.
         """
+        return self.report_on(self.spec(base, adapter))
+
+    def report_on(self, spec: ModelSpec) -> AdapterReport:
+        """`report` for the one adapter of ``spec``. Raises `AdapterInvalid` where it has none."""
         from playground.local_inference.doctor import full_report  # numpy, which listing and answering do not need
 
-        folder, model = self._folders(base, adapter)
+        folder, model = _folders(spec)
         return full_report(folder, model, self._config.adapter_roots, self._config.converted)
+
+    def is_here(self, spec: ModelSpec) -> bool:
+        """Whether ``spec``'s base is on this machine as a whole; what is on the hub only is downloaded when it is loaded.
+
+        Raises `ModelNotFound` and `ModelUnsupported` for the path of what is no model.
+        """
+        from playground.local_inference.places import is_here  # huggingface_hub, which listing does not need
+
+        return is_here(spec.base)
 
     def diagnose(self, base: str, adapter: str) -> Diagnosis:
         """What every layer of ``adapter`` changes, and how it differs from ``base`` in tokenizer and template.
@@ -197,18 +242,8 @@ class Models:
         """
         from playground.local_inference.doctor import examine
 
-        folder, model = self._folders(base, adapter)
+        folder, model = _folders(self.spec(base, adapter))
         return examine(folder, model, self._config.adapter_roots, self._config.converted)
-
-    def _folders(self, base: str, adapter: str) -> tuple[Path, Path | None]:
-        """The folders of ``adapter`` and of ``base``, None where that one is not on this machine."""
-        from playground.local_inference.places import locate  # huggingface_hub, likewise
-
-        spec = self.spec(base, adapter)
-        if not spec.adapters:
-            raise AdapterInvalid("No adapter was named.", "Pick one, or type the folder of an adapter.")
-        model = existing_folder(locate(spec.base))
-        return Path(spec.adapters[0][0]), Path(model) if model else None
 
     def _inspected(self, folder: Path) -> AdapterInfo:
         """`inspect_adapter`, remembered for a sound one until its folder, or one of the files that count, is another."""
@@ -253,23 +288,39 @@ class Models:
         return base
 
     def _adapter_path(self, base: str, adapter: str) -> str:
+        """The folder of what ``adapter`` names. Raises `AdapterUnknown`, and `AdapterInvalid` where it is not to be had."""
         adapter = adapter.strip()
         known = self.adapters(base)
         for info in known:
             if adapter == info.name or (self._config.free_paths and adapter == info.path):
                 self._refuse_links_out(info.path)
                 return info.path
+        typed = existing_folder(adapter) if self._config.free_paths and _is_text(adapter) else ""
+        labelled = None if os.path.isabs(adapter) else self._checkpoint(adapter)
+        if labelled:
+            _refuse_two_places(adapter, labelled, typed)
+            self._refuse_links_out(labelled)
+            return labelled
+        if typed:
+            return typed
+        raise self._unknown(base, adapter, known)
+
+    def _checkpoint(self, label: str) -> str | None:
+        """The folder of the checkpoint of that label."""
+        found = self._runs.find(label) if self._runs else None
+        return found[1].path if found else None
+
+    def _unknown(self, base: str, adapter: str, known: Sequence[AdapterInfo]) -> AdapterUnknown:
+        """What to say of a name that stands for nothing: what there is, and what else may be typed."""
         names = ", ".join(info.name for info in known) or "none"
         if not self._config.free_paths:
-            raise AdapterUnknown(
+            return AdapterUnknown(
                 f"{adapter!r} is not offered for {base!r} here.",
                 f"Offered: {names}. Others can be added with --adapter.",
             )
-        folder = existing_folder(adapter) if _is_text(adapter) else ""
-        if folder:
-            return folder
-        raise AdapterUnknown(
-            f"There is no adapter {adapter!r} for {base!r}.", f"Offered: {names}. Or type the folder of an adapter."
+        return AdapterUnknown(
+            f"There is no adapter {adapter!r} for {base!r}.",
+            f"Offered: {names}. Or type the folder of an adapter, or a training run's checkpoint as run/checkpoint-500.",
         )
 
     def inspect(self, adapter_path: str) -> AdapterInfo:
@@ -297,6 +348,25 @@ class Models:
             raise AdapterInvalid(out[0].message, out[0].remedy)
 
 
+def _folders(spec: ModelSpec) -> tuple[Path, Path | None]:
+    """The folders of ``spec``'s adapter and of its base, None where that one is not on this machine."""
+    from playground.local_inference.places import locate  # huggingface_hub, likewise
+
+    if not spec.adapters:
+        raise AdapterInvalid("No adapter was named.", "Pick one, or type the folder of an adapter.")
+    model = existing_folder(locate(spec.base))
+    return Path(spec.adapters[0][0]), Path(model) if model else None
+
+
+def _refuse_two_places(name: str, labelled: str, typed: str) -> None:
+    """Raise `AdapterInvalid` where the label of a checkpoint is also the path of another folder, as seen from here."""
+    if typed and place(typed) != place(labelled):
+        raise AdapterInvalid(
+            f"{name!r} stands for two adapters: the training run's in {labelled!r}, and the folder {typed!r}.",
+            "Type the whole path of the one that you mean.",
+        )
+
+
 def _is_text(name: str) -> bool:
     """False for half characters, which some folders' names hold, and nothing that is sent or shown can."""
     try:
@@ -304,27 +374,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _with_unique_names(found: list[AdapterInfo]) -> tuple[AdapterInfo, ...]:
-    """Tell adapters of one name apart by the folders above them, as many as it takes: ``pirate``, ``pirate (b/run)``.
-
-    Where no folder above them is needed a name stays as it is, so the first of two is ``pirate (a)`` as soon as there is
-    another.
-    """
-    above = [0] * len(found)
-    while True:
-        names = [_name_with(info, folders) for info, folders in zip(found, above, strict=True)]
-        alike = Counter(names)
-        most = [len(Path(info.path).parent.parts) for info in found]
-        short = [at for at, name in enumerate(names) if alike[name] > 1 and above[at] < most[at]]
-        if not short:
-            return tuple(dataclasses.replace(info, name=name) for info, name in zip(found, names, strict=True))
-        for at in short:
-            above[at] += 1
-
-
-def _name_with(info: AdapterInfo, folders: int) -> str:
-    """The adapter's name, with so many of the folders above it in brackets."""
-    parts = Path(info.path).parent.parts
-    return f"{info.name} ({Path(*parts[-folders:])})" if folders else info.name

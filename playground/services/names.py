@@ -1,9 +1,13 @@
-"""What a program calls a model: ``base``, ``base:adapter``, or ``base:adapter@0.5`` for another strength than as trained."""
+"""What a program calls a model: ``base``, ``base:adapter``, or ``base:adapter@0.5`` for another strength than as trained.
+
+An adapter is called what the pages call it, a training run's checkpoint too: ``base:run/checkpoint-500``.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from playground.errors import InvalidRequest, ModelNotFound
@@ -54,12 +58,21 @@ class Names:
         A broken adapter's name is known, so that asking for it says what is wrong with it.
         """
         names = self.all(broken=True)
-        if name in names:
-            return names[name]
         known, at, strength = name.rpartition("@")
-        if at and known in names:
-            return _at_strength(name, names[known], strength)
+        for look_up in (names.get, lambda one: self._of_run(one, names)):
+            if found := look_up(name):
+                return found
+            if at and (found := look_up(known)):
+                return _at_strength(name, found, strength)
         raise ModelNotFound(f"There is no model {name!r}.", f"Models: {', '.join(names)}.")
+
+    def _of_run(self, name: str, names: Mapping[str, Named]) -> Named | None:
+        """``base:label`` of a training run's checkpoint; there may be thousands, so they are no part of `all`."""
+        for base in [known for known, named in names.items() if named.adapter is None]:
+            label = name.removeprefix(f"{base}:")
+            if label != name and self._models.is_label(label):
+                return Named(base, label)
+        return None
 
     def spec(self, name: str) -> ModelSpec:
         """The `ModelSpec` for ``name``. Raises what `resolve` and `Models.spec` raise."""

@@ -103,9 +103,9 @@ class Replay:
 
     def named_spec(self, spec: ModelSpec) -> ModelSpec:
         """``spec`` with names for what is offered here, as a person would type them. Reads the disk."""
-        names = {info.path: info.name for info in self._models.adapters(self._models.name(spec))}
-        adapters = tuple((names.get(path, path), scale) for path, scale in spec.adapters)
-        return dataclasses.replace(spec, base=self._models.name(spec), adapters=adapters)
+        base = self._models.name(spec)
+        adapters = tuple((self._models.known_name(base, path) or path, scale) for path, scale in spec.adapters)
+        return dataclasses.replace(spec, base=base, adapters=adapters)
 
     async def run(self, manifest: Manifest, user: str = "") -> AsyncGenerator[GenerationEvent | ReplayResult, None]:
         """The replay's events, all with index 0, and the `ReplayResult` last. Closing the iterator stops it.

@@ -1,4 +1,4 @@
-"""What lasts: conversations and presets of everybody, in one TinyDB file that survives being killed.
+"""What lasts: conversations and presets of everybody, and folders pointed at, in one TinyDB file that survives being killed.
 
 `Store.open` is the file of a data folder, `Store.in_memory` the same without one. Everything here is synchronous, safe to
 call from many threads, and on the disk itself when it returns.
@@ -20,6 +20,7 @@ from playground.errors import HistoryUnavailable
 from playground.store import migrations
 from playground.store.conversations import Conversations
 from playground.store.documents import Documents
+from playground.store.folders import Folders
 from playground.store.garbage import uncollected
 from playground.store.journal import Journal
 from playground.store.presets import Presets
@@ -27,7 +28,7 @@ from playground.store.presets import Presets
 LARGE = 2_000_000  # bytes of history from which on the garbage collector shall not look at it: that took up to a second
 _LOG = logging.getLogger(__name__)
 
-__all__ = ["Conversations", "Presets", "Store"]
+__all__ = ["Conversations", "Folders", "Presets", "Store"]
 
 
 class Store:
@@ -46,6 +47,7 @@ class Store:
         self._lock = threading.RLock()
         self.conversations = Conversations(Documents(storage, "conversations"), self._lock, self._forget)
         self.presets = Presets(Documents(storage, "presets"), Documents(storage, "first_presets"), self._lock)
+        self.folders = Folders(Documents(storage, "folders"), self._lock)
         self.notices = (*getattr(storage, "notices", ()), *_left_out(self.conversations.unreadable))
         for notice in self.notices:
             _LOG.warning("%s", notice)

@@ -538,6 +538,20 @@ def test_alone_the_last_message_is_sent(house: House, how: dict[str, Any]) -> No
     assert again == dataclasses.replace(asked.request, user="", settings=MADE.settings)
 
 
+def test_an_expected_answer_is_kept_with_the_prompt_and_sent_to_nobody(house: House) -> None:
+    """I5: so a pair says after a reload too whether it matches; another prompt has none."""
+    asked = house.ask(content="Greet", expected="Hello there", alone=True)
+    assert [one.content for one in asked.request.messages] == ["Greet"]
+    assert "Hello there" not in repr(asked.request)
+    _, stored = asyncio.run(through(asked))
+    assert stored is not None
+    assert [turn.expected for turn in stored.path()] == ["Hello there", ""]
+    edited = house.history.edit(ME, stored.id, stored.path()[0].id, "Greet them")
+    assert edited.path()[0].expected == ""
+    branched = house.history.branch(ME, stored.id, stored.leaf)
+    assert branched.path()[0].expected == "Hello there"
+
+
 def test_regenerate_answers_again_with_the_settings_given_now(house: House) -> None:
     """F1: a version beside the old one; given a person's message, an answer to that."""
     before = house.said(("Hi", "Well"))
@@ -672,6 +686,8 @@ def test_thoughts_that_the_template_has_opened_are_thoughts_from_the_first_token
         ({"turn": "unknown"}, InvalidRequest, "new conversation"),
         ({"content": "  "}, InvalidRequest, "empty"),
         ({"content": "half \ud800"}, InvalidRequest, "half of a character"),
+        ({"expected": "half \ud800"}, InvalidRequest, "expected answer holds half of a character"),
+        ({"expected": "x" * 1_000_001}, InvalidRequest, "expected answer has 1,000,001 bytes"),
         ({"use_case": "unknown"}, InvalidRequest, "use case"),
         ({"template": "unknown"}, InvalidRequest, "template"),
         ({"action": "unknown"}, InvalidRequest, "action"),
@@ -689,6 +705,11 @@ def test_thoughts_that_the_template_has_opened_are_thoughts_from_the_first_token
             {"action": "regenerate", "conversation": "there", "turn": "answer", "content": "x"},
             InvalidRequest,
             "message",
+        ),
+        (
+            {"action": "regenerate", "conversation": "there", "turn": "answer", "expected": "x"},
+            InvalidRequest,
+            "expected answer",
         ),
         ({"action": "regenerate", "conversation": "greeting", "turn": "greeting"}, InvalidRequest, "no message before"),
     ],

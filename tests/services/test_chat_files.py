@@ -191,6 +191,19 @@ def test_every_format_is_read_back_thoroughly(made: tuple[Conversation, ...], fo
         check_rows_round_trip(made, form)
 
 
+def test_an_expected_answer_is_in_our_own_format_alone() -> None:
+    """I5: it is compared on the pages, and no part of what was said: rows for trainers and pages for people leave it out."""
+    first, second = talk("hi", "ho").turns
+    made = talk("hi", "ho", title="T")
+    made = dataclasses.replace(made, turns=(dataclasses.replace(first, expected="WANTED"), second))
+    assert read(write([made], "json"), "", NOW)[0].turns[0].expected == "WANTED"
+    for form in EXPORT_FORMATS:
+        assert ("WANTED" in write([made], form)) == (form == "json"), form
+    before = older(made)
+    del before["conversations"][0]["turns"][0]["expected"]
+    assert read(json.dumps(before), "", NOW)[0].turns[0].expected == "", "a file of before has none"
+
+
 def test_nobody_learns_from_a_file_whose_it_was() -> None:
     """S3: an owner may be a key's number or somebody's name."""
     made = dataclasses.replace(talk("hi", "ho"), owner="key 3f9a", revision=7)
@@ -391,6 +404,9 @@ def test_a_file_that_cannot_be_read_says_where_and_why(text: str, told: str) -> 
         ({"turns.thumb": True}, "thumb"),
         ({"turns.role": "tool"}, "tool"),
         ({"turns.content": None}, "content"),
+        ({"turns.expected": "half \ud800"}, "half of a character"),
+        ({"turns.expected": "\0"}, "expected answer holds a NUL"),
+        ({"turns.expected": "yes", "turns.role": "assistant"}, "is no prompt"),
         ({"turns.model_id": "a\nb"}, "one line"),
         ({"turns.reply": {}}, "lacking"),
         ({"turns.reply": {"spec": {"base": "b"}, "finish_reason": "stop"}}, "no answer"),

@@ -374,6 +374,9 @@ def test_one_person_cannot_fill_a_shared_server(monkeypatch: pytest.MonkeyPatch)
         lambda: kept.edit(ANNA, "c", made.leaf, "x" * 1500),
         lambda: kept.set_system(ANNA, "c", "x" * 1500),
         lambda: kept.check_ask(ANNA, "c", [Turn("q", "", "user", "x" * 1500, 0)], 1, system="", use_case="qa"),
+        lambda: kept.check_ask(
+            ANNA, "c", [Turn("q", "", "user", "x", 0, expected="x" * 1500)], 1, system="", use_case="qa"
+        ),
     ):
         with pytest.raises(InvalidRequest, match=r"0\.002 MB are kept for each person here"):
             act()

@@ -48,6 +48,18 @@ def test_off_is_free() -> None:
     assert len(counted._windows) == 0
 
 
+def test_many_at_once_are_all_counted_or_none() -> None:
+    """P7, A6: a batch that is more than what is left is refused with what is, and takes none of it."""
+    counted = limits("10 per minute")
+    counted.admit(caller(), 4)
+    with pytest.raises(RateLimited, match=r"These are 7 requests, .*: 6 are left now\. Ask for 6 at most\."):
+        counted.admit(caller(), 7)
+    counted.admit(caller(), 6)
+    with pytest.raises(RateLimited, match="0 are left now"):
+        counted.admit(caller(), 2)
+    limits("off").admit(caller(), 1000)
+
+
 def test_what_only_keeps_something_is_counted_apart_and_may_come_more_often() -> None:
     """A6: a program that saves its chats does not use up its answers, and cannot fill the disk in a minute."""
     counted = limits("2 per minute")

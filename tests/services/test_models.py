@@ -16,6 +16,7 @@ from playground.config import ROOT, load_config
 from playground.errors import AdapterInvalid, AdapterUnknown, ModelBusy, ModelNotFound, ModelNotLoaded
 from playground.local_inference import LocalInference
 from playground.local_inference.adapters import inspect_adapter
+from playground.services.assembly import Services
 from playground.services.models import Models
 from playground.types import Status
 
@@ -288,3 +289,59 @@ def test_others_cannot_try_out_where_things_lie() -> None:
     with pytest.raises(ModelNotLoaded):  # which is what the pages' own button sends
         asyncio.run(shared.unload(str(base)))
     engine.close()
+
+
+def _with_runs(engine: LocalInference, data: Path, **given: Any) -> Services:
+    return Services.over(engine, load_config(overrides={"data_dir": str(data)} | given))
+
+
+def _run(folder: Path) -> Path:
+    shutil.copytree(PIRATE.parent / "pirate-overfit" / "checkpoint-50", folder)
+    return folder
+
+
+def test_the_label_of_a_runs_checkpoint_is_a_name_and_its_folder_has_it(models: Models, tmp_path: Path) -> None:
+    """I1: what the page shows can be typed, stored and asked again."""
+    found = _with_runs(models._engine, tmp_path).models
+    folder = str(PIRATE.parent / "pirate-overfit" / "checkpoint-50")
+    assert found.spec("starter", "pirate-overfit/checkpoint-50", 0.5).adapters == ((folder, 0.5),)
+    assert (
+        found.adapter_name("starter", folder) == found.known_name("starter", folder) == "pirate-overfit/checkpoint-50"
+    )
+    assert found.known_name("starter", str(PIRATE)) == "pirate"
+    assert found.known_name("starter", str(tmp_path)) is None
+    assert found.adapter_name("starter", str(tmp_path)) == tmp_path.name
+    assert found.report("starter", "pirate-overfit/checkpoint-50").verdict == "sound"
+    with pytest.raises(AdapterUnknown, match=r"'pirate/checkpoint-9'.*Offered: json"):
+        found.spec("starter", "pirate/checkpoint-9")
+
+
+def test_no_name_of_two_places_is_taken_for_the_wrong_one(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I1: an offered name stays what it was, labels are told apart, and what is no longer clear is refused."""
+    offered, trained = _run(tmp_path / "elsewhere" / "mine"), _run(tmp_path / "runs" / "mine")
+    given = {"runs": [str(tmp_path / "runs")], "adapter": [str(tmp_path / "elsewhere")]}
+    services = _with_runs(models._engine, tmp_path / "data", **given)
+    found = services.models
+    assert found.spec("starter", "mine").adapters[0][0] == str(offered)
+    labels = [run.name for run in services.runs.all().runs if run.path in (str(offered), str(trained))]
+    assert len(set(labels)) == 2
+    for path in (offered, trained):
+        name = found.known_name("starter", str(path))
+        assert name is not None
+        assert found.spec("starter", name).adapters[0][0] == str(path)
+    here = _run(tmp_path / "here" / "pirate" / "checkpoint-500")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(AdapterInvalid, match="stands for two adapters"):
+        found.spec("starter", "pirate/checkpoint-500")
+    assert found.spec("starter", "./pirate/checkpoint-500").adapters[0][0] == str(here)
+
+
+def test_a_label_that_an_offered_adapter_bears_is_no_name_of_the_run(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I1: an answer of the run is not stored under the other's name."""
+    services = _with_runs(models._engine, tmp_path)
+    monkeypatch.setattr(services.runs, "label", lambda path: "pirate")
+    assert services.models.known_name("starter", str(_run(tmp_path / "pirate"))) is None

@@ -11,6 +11,7 @@ import pytest
 
 from playground.config import ROOT, ModelEntry, load_config
 from playground.errors import InvalidRequest, ModelNotFound
+from playground.services.assembly import Services
 from playground.services.models import Models
 from playground.services.names import Named, Names
 from playground.types import ModelSpec
@@ -97,3 +98,16 @@ def test_what_is_on_offer_is_looked_up_once_for_many_requests(tmp_path: Path) ->
     assert looked == ["starter:first@0.5", *["starter:second"] * 3]
     shutil.copytree(PIRATE, tmp_path / "second")
     assert known.spec("starter:second").adapters == ((str(tmp_path / "second"), 1.0),)
+
+
+def test_a_runs_checkpoint_is_a_name_of_its_base_also_at_a_strength() -> None:
+    """A4, I1: /v1 takes what the page shows; a run without an adapter, and what is no run, is no name."""
+    services = Services.over(LoadingEngine(), load_config())  # type: ignore[arg-type]
+    found, label = services.names, "pirate-overfit/checkpoint-50"
+    assert found.resolve(f"starter:{label}") == Named("starter", label)
+    assert found.resolve(f"starter:{label}@0.5") == Named("starter", label, 0.5)
+    assert found.spec(f"starter:{label}@0.5").adapters == ((str(PIRATE.parent / label), 0.5),)
+    assert f"starter:{label}" not in found.all()
+    for unknown in ("starter:sql-incomplete", "starter:pirate-overfit/checkpoint-51", f"nothing:{label}"):
+        with pytest.raises(ModelNotFound):
+            found.resolve(unknown)

@@ -19,6 +19,8 @@ from playground.services.generation import Generation
 from playground.services.manifests import Manifest, Recorder
 from playground.services.models import Models
 from playground.services.replay import Replay, ReplayResult, compare
+from playground.services.runs import Runs
+from playground.store import Store
 from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, Message, Provenance, Token
 
 ADAPTERS = ROOT / "assets" / "adapters"
@@ -34,7 +36,7 @@ class House:
 
     @property
     def models(self) -> Models:
-        return Models(self.engine, self.config)
+        return Models(self.engine, self.config, Runs(self.config, Store.in_memory()))
 
     @property
     def replay(self) -> Replay:
@@ -227,6 +229,16 @@ def test_names_stand_for_paths_in_what_is_handed_out(house: House) -> None:
     assert str(ROOT) in manifest.to_json()
     assert str(ROOT) not in named.to_json()
     assert house.again(named).identical
+
+
+def test_an_answer_of_a_runs_checkpoint_is_kept_by_its_label_and_replays(house: House) -> None:
+    """G10, I1: also where others reach the server, which know no paths."""
+    (manifest,) = house.answered(house.request(adapter="pirate-overfit/checkpoint-50", seed=1))
+    named = house.replay.named(manifest)
+    assert named.request.spec.adapters == (("pirate-overfit/checkpoint-50", 0.8),)
+    assert str(ROOT) not in named.to_json()
+    assert house.again(named).identical
+    assert House(house.engine, dataclasses.replace(house.config, free_paths=False)).again(named).identical
 
 
 def test_a_manifest_loads_nothing_that_its_reader_could_not(house: House, pirate: Path, make_other: Any) -> None:
