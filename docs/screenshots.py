@@ -24,8 +24,9 @@ URL = f"http://127.0.0.1:{PORT}/"
 def main() -> None:
     """Start the app, make one answer with an adapter, and photograph it."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / "app.py"), "--port", str(PORT), "--data-dir", tempfile.mkdtemp(), "--preload"]
-    app = subprocess.Popen(command)
+    data = tempfile.mkdtemp()
+    app = subprocess.Popen([sys.executable, str(ROOT / "app.py"), "--port", str(PORT), "--data-dir", data, "--preload"])
+    places = {f"{ROOT}/": "", data: "data"}
     try:
         wait_for(URL)
         with sync_playwright() as playwright:
@@ -34,7 +35,10 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1280, "height": 800}, locale="en-US")
             page.goto(URL)
             answer(page, "pirate", "What is the capital of France?")
-            page.screenshot(path=PICTURES / "playground.png")
+            photograph(page, "playground.png", places)
+            page.goto(URL)
+            compare(page, "pirate")
+            photograph(page, "inference.png", places)
             browser.close()
     finally:
         app.terminate()
@@ -53,15 +57,46 @@ def answer(page: Page, adapter: str, prompt: str) -> None:
     page.wait_for_timeout(3_500)  # the memory meter looks every few seconds
 
 
+def compare(page: Page, run: str) -> None:
+    """Ask a sample prompt of ``run`` on the Inference tab, and wait for the response beside the expected answer."""
+    page.set_viewport_size({"width": 1560, "height": 1520})
+    page.locator("[data-sidebar=new]").first.click()
+    page.get_by_role("tab", name="Inference", exact=True).click()
+    page.locator("#training-run input").click()
+    page.locator(f'li[role="option"][aria-label^="{run} ·"]').click()
+    expect(page.locator("#run-status")).to_contain_text("Adapter validated", timeout=60_000)
+    expect(page.locator("#samples-line")).to_contain_text("drawn at random", timeout=60_000)
+    page.locator("#sample-prompts input").click()
+    page.locator('li[role="option"]').first.click()
+    page.locator("#inference-generate").click()
+    expect(page.locator("#pairs .match-mark")).to_be_visible(timeout=60_000)
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(3_500)
+
+
+def photograph(page: Page, name: str, places: dict[str, str]) -> None:
+    """Take the picture ``name`` without the ``places`` of this machine: each is shown as what it stands for."""
+    page.evaluate(
+        """(places) => {
+          const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+          while (texts.nextNode()) for (const [place, shown] of Object.entries(places))
+            texts.currentNode.data = texts.currentNode.data.replaceAll(place, shown);
+        }""",
+        places,
+    )
+    page.evaluate("window.scrollTo(0, 0)")
+    page.screenshot(path=PICTURES / name)
+
+
 def wait_for(url: str) -> None:
     """Return once the app answers."""
-    for _ in range(300):
+    for _ in range(1200):
         try:
             urllib.request.urlopen(url).close()
             return
         except OSError:
             time.sleep(0.1)
-    raise SystemExit(f"{url} did not answer within 30 s.")
+    raise SystemExit(f"{url} did not answer within two minutes.")
 
 
 if __name__ == "__main__":

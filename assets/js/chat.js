@@ -160,7 +160,22 @@
 
   // --- Full Chat View ---
   let cameFrom = null;
+  // Gradio makes what is in a tab when that is first shown, so a tab that never was is shown for a moment.
+  const VISIT_MS = 5000;
+  function visitChat(then) {
+    const tabs = [...document.querySelectorAll('#tabs [role="tab"]')];
+    const before = tabs.find((tab) => tab.getAttribute("aria-selected") === "true");
+    const until = Date.now() + VISIT_MS;
+    const back = () => {
+      if (!byId("chat") && Date.now() < until) { setTimeout(back, 20); return; }
+      before?.click();
+      if (byId("chat")) setTimeout(then, 0);
+    };
+    tabs.find((tab) => tab.textContent.trim() === "Full Chat")?.click();
+    back();
+  }
   function openView(opener) {
+    if (!byId("chat")) { visitChat(() => openView(opener)); return; }
     cameFrom = opener ?? document.activeElement;
     document.body.classList.add("chat-view");
     byId("chat")?.setAttribute("role", "dialog");

@@ -124,7 +124,7 @@
   const STOP_TO_COME_MS = 1500;
   let asked = 0;
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("#generate, #try-again")) asked = Date.now();
+    if (event.target.closest?.("#generate, #try-again, #inference-generate")) asked = Date.now();
   }, true);
   const phone = window.matchMedia("(max-width: 600px)");
   document.addEventListener("click", (event) => { // on a phone the answer would be written below the screen
@@ -134,7 +134,7 @@
   function stop() {
     const mine = asked;
     const press = () => {
-      const button = first("#stop") || first(".stop-work");
+      const button = first("#stop, #inference-stop:enabled") || first(".stop-work");
       if (button) button.click();
       else if (mine === asked && Date.now() - mine < STOP_TO_COME_MS) setTimeout(press, 30);
     };
@@ -171,7 +171,7 @@
     }
     if (event.key === "Escape" && listOf(event)?.getAttribute("aria-expanded") === "true") return; // closes the list only
     if (command && event.key === "Enter") {
-      const generate = first("#generate");
+      const generate = first("#generate, #inference-generate");
       if (generate && !generate.disabled) { event.preventDefault(); generate.click(); }
     } else if (command && event.key === "/") {
       event.preventDefault();

@@ -43,7 +43,7 @@
     return id;
   };
   const openId = () => { try { return JSON.parse(openKey)[0]; } catch { return ""; } };
-  const isAnswering = () => document.querySelector('.answer-status[data-state="streaming"], #live-head [data-state]') !== null;
+  const isAnswering = () => document.querySelector('.answer-status[data-state="streaming"], #live-head [data-state], #inference-generate.running') !== null;
   // news: [the key that it is about, the key to have now, a line about it]
   page.followed = (news, key, said) => {
     let told = null;

@@ -10,6 +10,8 @@ from playground.config import AppConfig
 from playground.services.assembly import Services
 from playground.ui import texts
 from playground.ui.chat_tab import ChatTab
+from playground.ui.inference_tab import InferenceTab
+from playground.ui.last_changes import apart
 from playground.ui.opened import Opened
 from playground.ui.pace import Pace
 from playground.ui.playground_tab import PlaygroundTab
@@ -40,7 +42,7 @@ class Pages(gr.Blocks):  # type: ignore[misc]
 
     def get_config_file(self) -> Any:
         """What a page is told of itself."""
-        return {**super().get_config_file(), "connect_heartbeat": False}
+        return {**apart(super().get_config_file()), "connect_heartbeat": False}
 
 
 def names_an_address(value: Any) -> bool:
@@ -62,6 +64,7 @@ def build(config: AppConfig, services: Services, *, may_sign_in: bool = False) -
     sidebar = Sidebar(config, services, opened)
     pace = Pace()
     playground = PlaygroundTab(config, services, side, opened, pace)
+    inference = InferenceTab(config, services, side, opened, pace)
     chat = ChatTab(config, services, side, opened, pace)
     with Pages(title=texts.PRODUCT, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         bar.render()
@@ -72,6 +75,8 @@ def build(config: AppConfig, services: Services, *, may_sign_in: bool = False) -
             with gr.Column(scale=3, min_width=320, elem_classes="main-column"), gr.Tabs(elem_id="tabs"):
                 with gr.Tab("Playground", id="playground"):
                     playground.render()
+                with gr.Tab("Inference", id="inference-tab", render_children=True):
+                    inference.render()
                 with gr.Tab("Full Chat", id="chat", render_children=True):
                     chat.render()
             with gr.Column(scale=1, min_width=300, elem_classes="side-column"):
@@ -81,5 +86,6 @@ def build(config: AppConfig, services: Services, *, may_sign_in: bool = False) -
         opened.listen(demo, begun)
         sidebar.listen(demo, bar.timer)
         playground.listen(demo, bar)
+        inference.listen(demo, bar)
         chat.listen(demo, bar)
     return demo

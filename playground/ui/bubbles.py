@@ -12,7 +12,8 @@ from playground.ui import texts
 from playground.ui.safe_text import safe_markdown
 from playground.ui.views.answer import Answer
 from playground.ui.views.status import progress_line
-from playground.ui.views.transcript import PLAIN, Scene, live_head, transcript
+from playground.ui.views.transcript import PLAIN, Scene, transcript
+from playground.ui.views.turns import live_head
 from playground.ui.wiring import Updates, show_html
 
 # A bubble's button says what it wants, of which turn, and what stands in the open editor. What makes a model write comes
@@ -88,14 +89,20 @@ class Bubbles:
 
     def writes(self, writing: Writing) -> Updates:
         """Updates that show the answer as far as it is written: what is thought folds away."""
-        answer = writing.answer
-        reasoning, said, ended = split_reasoning(writing.text)
-        if reasoning is not None and ended and writing.thought_s is None:
-            writing.thought_s = time.monotonic() - writing.begun_at
-        waiting = answer.running and not answer.parts.get(0) and answer.status.phase != "generating"
-        progress = progress_line(answer.status, answer.elapsed_s) if waiting else ""
-        head = live_head(_label(answer), writing.changed, progress, reasoning, ended, writing.thought_s)
-        return {self.head: head, self.live: safe_markdown(said)}
+        head, text = written(writing)
+        return {self.head: head, self.live: text}
+
+
+def written(writing: Writing) -> tuple[str, str]:
+    """(HTML of what stands above the answer, its text as Markdown) as far as it is written."""
+    answer = writing.answer
+    reasoning, said, ended = split_reasoning(writing.text)
+    if reasoning is not None and ended and writing.thought_s is None:
+        writing.thought_s = time.monotonic() - writing.begun_at
+    waiting = answer.running and not answer.parts.get(0) and answer.status.phase != "generating"
+    progress = progress_line(answer.status, answer.elapsed_s) if waiting else ""
+    head = live_head(_label(answer), writing.changed, progress, reasoning, ended, writing.thought_s)
+    return head, safe_markdown(said)
 
 
 def _label(answer: Answer) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
@@ -16,10 +16,10 @@ from playground.errors import PlaygroundError
 from playground.services.assembly import Services
 from playground.services.chat import Action, Ask, Exchange
 from playground.types import Caller, GenerationEvent, ModelSpec
-from playground.ui.bubbles import Bubbles, Writing
+from playground.ui.asked import read_to_the_end
+from playground.ui.bubbles import Writing
 from playground.ui.opened import Open, Opened
 from playground.ui.pace import Pace
-from playground.ui.runs import read_to_the_end
 from playground.ui.side_panel import SidePanel
 from playground.ui.topbar import TopBar
 from playground.ui.views.answer import Answer
@@ -34,7 +34,8 @@ from playground.ui.wiring import Updates, Values
 class Wish:
     """What a page wants answered in the conversation that it has open.
 
-    ``turn`` is the turn that the button belongs to. ``edited`` sends ``content`` in place of that turn.
+    ``turn`` is the turn that the button belongs to. ``edited`` sends ``content`` in place of that turn. ``alone`` sends it
+    without what was said before, ``expected`` is the answer that it should get.
     """
 
     action: Action
@@ -43,6 +44,8 @@ class Wish:
     content: str = ""
     prefill: str = ""
     edited: bool = False
+    alone: bool = False
+    expected: str = ""
 
     @property
     def is_typed(self) -> bool:
@@ -108,17 +111,27 @@ class Run:
             self.exchange.stop()
 
 
+class Drawing(Protocol):
+    """What draws a conversation and the answer that is being written in it: `Bubbles`, or `Pairs`."""
+
+    def begins(self, conversation: Conversation | None, scene: Scene, writing: Writing) -> Updates:
+        """Updates that show ``conversation`` with an answer under it that has yet to come."""
+
+    def writes(self, writing: Writing) -> Updates:
+        """Updates that show the answer as far as it is written."""
+
+
 class ChatAnswers:
     """What each page is writing: `run` writes it; `stop` ends it with what there is, `leave` lets it go on unseen."""
 
-    def __init__(self, services: Services, side: SidePanel, opened: Opened, bubbles: Bubbles, pace: Pace) -> None:
+    def __init__(self, services: Services, side: SidePanel, opened: Opened, drawing: Drawing, pace: Pace) -> None:
         self._history = services.history
         self._chat = services.chat
         self._replay = services.replay
         self._limits = services.limits
         self._side = side
         self._opened = opened
-        self._bubbles = bubbles
+        self._drawing = drawing
         self._pace = pace
         self._runs: dict[str, Run] = {}
         self._unseen: set[asyncio.Task[None]] = set()
@@ -137,6 +150,11 @@ class ChatAnswers:
         """Whether ``page`` is writing in that conversation."""
         run = self._runs.get(page)
         return run is not None and not run.left and run.conversation == conversation
+
+    def is_busy(self, page: str) -> bool:
+        """Whether ``page`` is writing anything that it shows."""
+        run = self._runs.get(page)
+        return run is not None and not run.left
 
     def leave(self, page: str, opened: Open) -> Run | None:
         """The page shows ``opened`` now, and no longer what it is writing, if anything: that goes on unseen."""
@@ -168,7 +186,7 @@ class ChatAnswers:
         writing = Writing(answer, run.exchange.prefill, bool(before) and before != label)
         awaited = {} if wish.opened.conversation else self._opened.awaits(run.exchange.conversation_id)
         if not run.left:
-            yield {**self._bubbles.begins(conversation, scene, writing), **bar.shows("generating"), **awaited}
+            yield {**self._drawing.begins(conversation, scene, writing), **bar.shows("generating"), **awaited}
         async with aclosing(self._written(run, run.exchange, writing, bar)) as written:
             async for updates in written:
                 yield updates
@@ -181,14 +199,15 @@ class ChatAnswers:
         spec = self._side.picker.spec(Choice(*chosen[:count]))
         settings = self._side.settings.settings(chosen[count:])
         conversation = self._history.get(caller, opened.conversation) if opened.conversation else None
-        turn = wish.turn
+        turn, expected = wish.turn, wish.expected
         if wish.edited and conversation:
-            turn = conversation.turn(turn).parent
+            old = conversation.turn(turn)
+            turn, expected = old.parent, old.expected if old.content == wish.content else expected
         made = conversation.turn(turn).reply if conversation and wish.action == "continue" else None
         ask = Ask(
             spec, wish.action, opened.conversation, turn, wish.content, settings, prefill=wish.prefill,
             use_case=conversation.use_case if conversation else "chatbot",
-            template=made.template if made else "chat", alone=made is not None and made.alone,
+            template=made.template if made else "chat", alone=made.alone if made else wish.alone, expected=expected,
         )  # fmt: skip
         return ask, conversation
 
@@ -211,7 +230,7 @@ class ChatAnswers:
                         continue
                     shown_at = time.monotonic()
                     writing.before = exchange.prefill  # the model's own template may have begun the answer
-                    updates = self._bubbles.writes(writing)
+                    updates = self._drawing.writes(writing)
                     if writing.answer.running and writing.answer.phase != phase:
                         phase = writing.answer.phase
                         updates |= bar.shows(phase)
@@ -232,7 +251,7 @@ class ChatAnswers:
 def _scene(wish: Wish, ask: Ask, conversation: Conversation | None) -> Scene:
     """What stands above the answer: the turns that it follows."""
     if ask.action == "send":
-        return Scene(leaf=ask.turn, pending=wish.content, writing=True)
+        return Scene(leaf=ask.turn, pending=wish.content, writing=True, expected=ask.expected)
     turn = conversation.turn(ask.turn) if conversation else None
     leaf = "" if turn is None else turn.parent if turn.role == "assistant" else turn.id
     return Scene(leaf=leaf, writing=True)

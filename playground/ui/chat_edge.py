@@ -11,8 +11,9 @@ from playground.errors import ContextOverflow, ModelNotLoaded, PlaygroundError
 from playground.services.assembly import Services
 from playground.services.chat import Ask
 from playground.types import Caller, GenerationSettings, ModelSpec
-from playground.ui.model_picker import ModelPicker, resident_of
+from playground.ui.model_picker import ModelPicker
 from playground.ui.opened import Open
+from playground.ui.safe_text import escape
 from playground.ui.views.composer import answers_next, context_meter
 from playground.ui.views.prompt import is_hopeless
 from playground.ui.views.weights import Choice
@@ -29,27 +30,29 @@ class ChatEdge:
         self._picker = picker
 
     async def look(
-        self, visitor: gr.Request, draft: str | None, prefill: str | None, key: str, system: str | None, *choice: Any
-    ) -> tuple[str, str]:
-        """Who answers next, and the context meter. ``choice``: the picker's."""
+        self, visitor: gr.Request, line: str | None, draft: str | None, prefill: str | None, key: str, system: str | None,
+        *choice: Any,
+    ) -> tuple[str, str]:  # fmt: skip
+        """Who answers next, and the context meter. ``choice``: the picker's; ``line``: what is said over the composer."""
         caller, opened = caller_of(visitor), Open.parse(key)
         said = (draft or "", prefill or "", opened, system or "")
-        return await asyncio.to_thread(self._look, caller, *said, Choice(*choice))
+        return await asyncio.to_thread(self._look, caller, line or "", *said, Choice(*choice))
 
     def _look(
-        self, caller: Caller, draft: str, prefill: str, opened: Open, system: str, choice: Choice
+        self, caller: Caller, line: str, draft: str, prefill: str, opened: Open, system: str, choice: Choice
     ) -> tuple[str, str]:
         try:
             spec = self._picker.spec(choice)
             label = self._picker.label(choice, spec)
         except PlaygroundError as error:
-            return answers_next("", str(error)), context_meter(None)
+            told = escape(str(error)) in line
+            return "" if told else answers_next("", str(error)), context_meter(None)
         return answers_next(label), self._meter(caller, draft, prefill, opened, system, spec)
 
     def _meter(
         self, caller: Caller, draft: str, prefill: str, opened: Open, system: str, spec: ModelSpec
     ) -> str:  # fmt: skip
-        resident = resident_of(self._models, spec)
+        resident = self._models.resident(spec)
         if resident is None or not (draft.strip() or opened.leaf):
             return context_meter(None)
         window = resident.context_window

@@ -137,7 +137,8 @@ class ChatTab:
         weighed = [*said, *self._side.picker.selection]
         # The chips change when the model has been loaded or unloaded, by whoever it was.
         triggers = [demo.load, bar.chips.change, *(field.change for field in weighed)]
-        gr.on(triggers, self.edge.look, weighed, [self.next, self.meter], trigger_mode="always_last", **LIGHT)
+        seen, shown = [self.line, *weighed], [self.next, self.meter]
+        gr.on(triggers, self.edge.look, seen, shown, trigger_mode="always_last", **LIGHT)
 
     def _listen_asking(self) -> None:
         chosen = [*self._side.picker.selection, *self._side.settings.inputs]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -39,14 +39,16 @@ if TYPE_CHECKING:
     from playground.ui.topbar import TopBar
 
 
-def resident_of(models: Models, spec: ModelSpec) -> ResidentInfo | None:
-    """The model in memory that ``spec`` would use, if it is there."""
-    wanted = {"int4": "nf4"}.get(spec.quantization, spec.quantization)
-    for resident in models.loaded():
-        same = spec.base in (resident.base, resident.path)
-        if same and wanted in ("auto", resident.quantization):
-            return resident
-    return None
+def _pin(model: str, adapter: str) -> str:
+    """What the hidden field holds when ``model`` and ``adapter`` were chosen together."""
+    return json.dumps([model, adapter], ensure_ascii=False, separators=(",", ":"))
+
+
+# Another model: the adapter returns to the base, which is always there, unless it was chosen together with this model.
+_ANOTHER_MODEL = (
+    "(model, adapter, pinned) => pinned && pinned === JSON.stringify([model, adapter]) "
+    f"? [adapter, pinned] : [{json.dumps(texts.NO_ADAPTER)}, '']"
+)
 
 
 class ModelPicker:
@@ -69,6 +71,8 @@ class ModelPicker:
         names = list(self._config.models)
         first = names[0] if names else ""
         self.failure = gr.State(None)
+        # The model and adapter that were put into the fields together, until one of them is another.
+        self.pinned = gr.Textbox("", visible="hidden", elem_id="pinned-adapter")
         self.model = gr.Dropdown(
             names, value=first, label="Base model", info=texts.MODEL_HELP, allow_custom_value=True,
             elem_id="model", elem_classes=["field", "hinted"],
@@ -114,11 +118,23 @@ class ModelPicker:
         """The fields that say what answers, in the order of `Choice`."""
         return [self.model, self.adapter, self.quantization, self.strength]
 
+    @property
+    def taken(self) -> list[gr.components.Component]:
+        """The fields that `takes` fills."""
+        return [self.model, self.adapter, self.pinned]
+
+    def takes(self, model: str, adapter: str) -> Updates:
+        """Choose ``model`` and ``adapter`` ("": the base alone) together; alone, another model would drop the adapter."""
+        chosen = adapter.strip() or texts.NO_ADAPTER
+        return {self.model: model, self.adapter: chosen, self.pinned: _pin(model, chosen)}
+
     def listen(self, demo: gr.Blocks, bar: TopBar) -> None:
         """Wire the widgets; ``bar`` shows the phase, and keeps the list of what is in memory."""
         self._bar = bar
         outputs = [self.progress, self.failure, *bar.status]
         gr.on([demo.load, self.model.change], self._offer_adapters, self.model, self.adapter, **LIGHT)
+        # Done on the page: the server's word on one model could come after the next one was chosen.
+        self.model.change(None, self.taken, [self.adapter, self.pinned], js=_ANOTHER_MODEL, **LIGHT)
         choices = [field.input for field in (self.model, self.adapter, self.quantization, self.strength, self.slider)]
         # What a person changes clears what was said of the choice before. It is done without asking the server, and not for
         # what the server changes: either would come after the answer to Swap, pressed right after choosing.
@@ -154,7 +170,7 @@ class ModelPicker:
             base = self.spec(replace(choice, adapter=None))
         except PlaygroundError as error:
             return Weights((choice.model or "").strip(), chosen or "", base_problem=str(error))
-        resident = resident_of(self._models, base)
+        resident = self._models.resident(base)
         here = Weights(self._models.name(base), base_loaded=resident is not None, base_problem=base_failure)
         if chosen is None:
             return here
@@ -190,13 +206,12 @@ class ModelPicker:
         return [texts.NO_ADAPTER, *(info.name for info in self._models.adapters(model or ""))]
 
     def adapter_name(self, model: str, path: str) -> str:
-        """The name under which the adapter at ``path`` is offered for ``model``, else its folder's."""
-        known = {info.path: info.name for info in self._models.adapters(model)}
-        return known.get(path, Path(path).name)
+        """What the adapter at ``path`` is called for ``model``, as `Models.adapter_name` says."""
+        return self._models.adapter_name(model, path)
 
     async def _offer_adapters(self, model: str | None) -> Any:
-        """Another model, other adapters: the field returns to the base, which is always there."""
-        return gr.update(choices=await asyncio.to_thread(self.adapter_choices, model), value=texts.NO_ADAPTER)
+        """Another model, other adapters. What is chosen among them is decided on the page."""
+        return gr.update(choices=await asyncio.to_thread(self.adapter_choices, model))
 
     async def _for_adapter(self, adapter: str | None) -> tuple[Any, Any]:
         """The base alone has no strength."""
@@ -217,7 +232,7 @@ class ModelPicker:
         yield {self.progress: progress_line(Status("loading", "looking for the files")), **bar.shows("loading")}
         try:
             spec = await asyncio.to_thread(self.spec, choice)
-            if swap and resident_of(self._models, spec) is None:
+            if swap and self._models.resident(spec) is None:
                 raise ModelNotLoaded(
                     f"{choice.model} is not in memory.", "Press Load; it attaches the adapter as well."
                 )

@@ -14,7 +14,7 @@ from playground.services.generation import Generation
 from playground.services.models import Models
 from playground.types import Caller, GenerationSettings, ModelSpec, Template
 from playground.ui import texts
-from playground.ui.model_picker import ModelPicker, resident_of
+from playground.ui.model_picker import ModelPicker
 from playground.ui.opened import Open
 from playground.ui.views.prompt import hopeless_counter, is_hopeless, prompt_counter, rendered_preview
 from playground.ui.views.weights import Choice
@@ -48,7 +48,7 @@ class PromptSize:
         characters = len(prompt)
         try:
             spec = self._picker.spec(choice)
-            resident = resident_of(self._models, spec)
+            resident = self._models.resident(spec)
             if resident is None:
                 return prompt_counter(characters), rendered_preview(None, texts.PREVIEW_NOT_LOADED)
             if is_hopeless(characters, resident.context_window):

@@ -15,6 +15,7 @@ from playground.services.presets import OwnPresets
 from playground.types import STRATEGIES, Caller, GenerationSettings, Knob, knobs
 from playground.ui import texts
 from playground.ui.preset_row import PresetRow
+from playground.ui.settings_mirrors import SettingsMirrors
 from playground.ui.views import settings as view
 from playground.ui.visitor import caller_of
 from playground.ui.wiring import AS_TYPED, LIGHT, Updates, Values, clicks_of, show_html
@@ -41,7 +42,7 @@ class SettingsPanel:
     """Every generation setting as a widget made from its `Knob`; presets; what was changed, and the way back.
 
     ``inputs`` are the preset field and then the settings in `names` order; `settings` turns their values into
-    `GenerationSettings`.
+    `GenerationSettings`. Another part of the page may show some of them as well: `SettingsMirrors`.
     """
 
     # What is shown by nothing on this page yet joins with the view of the tokens.
@@ -56,6 +57,7 @@ class SettingsPanel:
         self._config = config
         self._presets = presets
         self.row = PresetRow(presets, self)
+        self.mirrors = SettingsMirrors(self, config.presets)
 
     def render(self) -> None:
         """Make the widgets, showing the preset that a new visitor starts with."""
@@ -85,7 +87,7 @@ class SettingsPanel:
     @property
     def outputs(self) -> list[gr.components.Component]:
         """What `shows` and `fills` send."""
-        return [self.frame, self.changed, *self.row.marks, *self.inputs]
+        return [self.frame, self.changed, *self.row.marks, *self.inputs, *self.mirrors.outputs]
 
     def own(self, caller: Caller) -> Mapping[str, GenerationSettings]:
         """The presets that ``caller`` has saved; none for whoever may not have any. Reads the disk."""
@@ -105,6 +107,7 @@ class SettingsPanel:
         self.changed.click(self._undone, known, self.outputs, **options)
         model.change(self._for_model, known, self.outputs, **options)
         self.row.listen(model)
+        self.mirrors.listen(model)
         return demo.load(self._begun, known, self.outputs, **options)
 
     def _by_name(self, values: Values) -> dict[str, Any]:
@@ -140,6 +143,14 @@ class SettingsPanel:
         offer = self._offer(caller, model)
         return {**self._fill(offer, preset), **self._choices(offer, preset)}
 
+    def begins_with(self, caller: Caller, model: str | None, preset: str, values: Values) -> Updates:
+        """The fields as ``preset`` has them, unless the person chose another to begin with, or has changed something."""
+        offer, shown = self._offer(caller, model), values[0]
+        changed = view.changed_settings(self._by_name(values), offer.baseline(shown))
+        if preset in offer.settings and shown == offer.first and not (offer.chosen or changed):
+            return self.fills(caller, model, preset)
+        return self.shows(caller, model, shown, values)
+
     def marked(self, caller: Caller, model: str | None, preset: str) -> Updates:
         """Whether ``preset`` is one's own, and the first."""
         return self._marks(self._offer(caller, model), preset)
@@ -174,6 +185,14 @@ class SettingsPanel:
         """Another preset: its values, nothing changed."""
         return self._fill(self._offer(caller_of(visitor), model), preset)
 
+    def chosen_elsewhere(self, visitor: gr.Request, model: str | None, preset: str) -> Updates:
+        """Another preset, chosen in a mirror: its values, and its name in this panel's own field."""
+        return self.fills(caller_of(visitor), model, preset)
+
+    def mirrored(self, visitor: gr.Request, name: str, model: str | None, *values: Any) -> Updates:
+        """What `_edited` does, for the setting ``name`` whose mirror is being moved."""
+        return self._dress(self._offer(caller_of(visitor), model), values[0], self._by_name(values), moving=name)
+
     def _undone(self, visitor: gr.Request, event: gr.EventData, model: str | None, *values: Any) -> Updates:
         """Set the one setting whose button was pressed, or all of them, back to the preset's value."""
         offer, preset, name = self._offer(caller_of(visitor), model), values[0], str(event.value)
@@ -206,7 +225,7 @@ class SettingsPanel:
         first = preset == offer.first
         return self.row.shows(preset, own=preset in offer.own, first=first, only=not offer.chosen)
 
-    def _dress(self, offer: Offer, preset: str, current: Mapping[str, Any]) -> Updates:
+    def _dress(self, offer: Offer, preset: str, current: Mapping[str, Any], moving: str = "") -> Updates:
         """Everything about the panel but the values: heading, changed list, marks, and which settings are shown."""
         baseline = offer.baseline(preset)
         changed = view.changed_settings(current, baseline)
@@ -214,6 +233,7 @@ class SettingsPanel:
             self.frame: gr.update(label=view.settings_heading(preset, changed)),
             self.changed: view.changed_list(current, baseline),
             **self._marks(offer, preset),
+            **self.mirrors.shows(preset, current, bool(changed), but=moving),
         }
         for name, widget in self.widgets.items():
             visible = view.is_relevant(name, current["strategy"])

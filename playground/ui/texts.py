@@ -225,3 +225,190 @@ NOT_KEPT = "This answer is not kept in the conversation. {why}"
 GOES_ON_WITH_FIRST = "The conversation goes on with answer 1; Full Chat shows the others as its versions."
 FIRST_PROMPT = "Write a prompt, or pick an example below."
 NO_FIGURES = "Saved by a program: it is not known how this message was made."
+
+# --- training runs: steps 1 and 2 of the Inference tab ---
+CHOOSE_RUN = "Choose a training run."
+NO_RUNS = (
+    "No training runs were found. Look in another folder, or start the app with --runs and a folder to look through."
+)
+NO_RUNS_HERE = "No training runs were found on this server."
+NONE_COMPLETED = "None of the runs is completed yet."
+NONE_COMPLETED_REMEDY = "A checkpoint of one that is not can be chosen, where it has any."
+RUN_IS_GONE = "The run that was chosen is no longer in the folders that are looked through."
+RUN_AND_ADAPTER_GONE = RUN_IS_GONE + " Its adapter was taken out: the base model alone answers now."
+VALIDATING = "Validating {name} on {base}"
+VALIDATED = "Adapter validated. Ready for inference."
+VALIDATED_TOAST = "Adapter validated: {name} on {base}."
+CANNOT_BE_USED = "{name} cannot be used."
+NO_RUN_OF_THE_LIST = "not one of the runs listed"
+BASE_OF_RUN_HELP = "Choosing a run fills in the model that it was trained on. The same as in the panel beside."
+RUN_HELP = "Type a part of a name, a state or a date to find one among many."
+CHECKPOINT_HELP = "What the run saved on the way can be asked as well, to see when it was best."
+ANOTHER_FOLDER = "Look in another folder"
+ANOTHER_FOLDER_HELP = "The folder of one run or adapter, or one that holds several."
+LOOKING_FOR_RUNS = "Looking through the folder"
+FOUND_RUNS = "{runs} found in {folder}; listed first."
+FOUND_AND_CHOSEN = "{runs} found in {folder}; {name} is chosen."
+FORGOTTEN = "{folder} is no longer looked through. Its files stay as they are."
+FORGET_HELP = "Look no longer in this folder; its files stay as they are"
+LOSS_OF = "Loss of {name}"
+NO_CURVE = "The loss of the run that is chosen is drawn here."
+NO_LOSSES = "This run has left no losses to draw."
+DIVERGED = "From step {step} the loss was no number: the training has diverged."
+DIVERGED_MARK = "diverged"
+DOCTOR = "Doctor"
+
+# --- the Inference tab: prompt and responses ---
+
+PROMPT_STEP = "Prompt & responses"
+LOCKED = "Locked until the adapter of a training run is validated above."
+EXPORT_CHATS = "Export chats"
+CHAT_FORMATS = {
+    "txt": ("Text (.txt)", "Prompts and responses as plain text."),
+    "markdown": ("Markdown (.md)", "Prompts and responses to read or to print."),
+    "chatml": ("ChatML (.jsonl)", "One conversation to a line, messages with role and content: what trainers read."),
+    "sharegpt": ("ShareGPT (.jsonl)", "One conversation to a line, with “from” and “value”: what trainers read."),
+}
+SAVED_AS = "Saved as {name}."
+NOTHING_TO_EXPORT = "There is nothing to export."
+NOTHING_TO_EXPORT_REMEDY = "Generate a response first."
+GENERATE_PROMPT = "An instruction or a question. It is sent alone, without the responses above it."
+EMPTY_PROMPT = "There is no prompt."
+EMPTY_PROMPT_REMEDY = "Write one, or choose a sample prompt."
+NO_RUN_CHOSEN = "No training run is chosen."
+NO_RUN_CHOSEN_REMEDY = "Choose one in step 1."
+LOADING_AND_GENERATING = "Loading fine-tuned model and generating response..."
+GENERATING = "Generating response from fine-tuned model..."
+ANSWERED = "Ready. {weights} answered."
+RESPONSE_STOPPED = "Ready. Stopped; what was written is kept."
+STOPPED_BEFORE = "Ready. Stopped before the first word; nothing was kept."
+READY_AGAIN = "Ready for the next prompt."
+
+# --- sample prompts from a dataset ---
+
+SAMPLES_DATASET = "Dataset for sample prompts"
+SAMPLES_DATASET_HELP = {
+    True: "Pick one, or type a file (JSON, JSONL, CSV or Parquet), a folder, or a hub id such as org/name.",
+    False: "Prompts to try are drawn from it.",
+}
+SAMPLES_PROMPTS = "Sample prompts"
+SAMPLES_OWN = "this run was trained on it"
+SAMPLES_ON_HUB = "on the hub"
+SAMPLES_RELIST = "Refresh"
+SAMPLES_AGAIN = "New samples"
+SAMPLES_FIRST = "Choose a dataset, and five of its prompts are drawn."
+SAMPLES_UNKNOWN = "It is not known what this run was trained on. Choose a dataset, and five of its prompts are drawn."
+SAMPLES_NOT_HERE = "This run was trained on {names}, which is not among the datasets here. Choose another one."
+SAMPLES_TO_FETCH = "{name} is on the hub. “New samples” fetches rows of it."
+SAMPLES_FORGOTTEN = "These samples are no longer known here. “New samples” draws others."
+SAMPLES_COLUMNS = "Columns"
+SAMPLES_COLUMNS_HELP = {
+    "prompt": ("Prompt", "The question or the instruction."),
+    "input": ("Input", "What the instruction is about: it follows the prompt after an empty line."),
+    "expected": ("Expected answer", "What the answer is compared with."),
+    "system": ("System prompt", "Goes into the settings when a sample that has one is chosen."),
+    "messages": (
+        "Messages",
+        "Whole conversations: the last question with an answer is the prompt. Beside it only “System prompt” counts.",
+    ),
+}
+SAMPLES_NO_COLUMN = "none"
+SAMPLES_AS_GUESSED = "As guessed"
+SAMPLES_EXPECTED = "Expected answer"
+SAMPLES_NO_ANSWER = "The dataset has no answer for this row."
+SAMPLES_EARLIER = "{messages} of this conversation came before the prompt and are left out."
+SAMPLES_CHANGED = "The prompt is not the sample's any more, so no answer is expected."
+SAMPLES_BACK = "Back to the sample"
+SAMPLES_SYSTEM = "The sample's system prompt is in the settings:"
+SAMPLES_SYSTEM_CHANGED = "The sample has a system prompt that is not in the settings now:"
+SAMPLES_USE_SYSTEM = "Use it"
+
+# --- the batch test ---
+BATCH = "Batch test"
+BATCH_HELP = (
+    "The same prompts with several settings and models, in one table to compare. Nothing of it is kept in the history."
+)
+BATCH_SOURCES = {"typed": "Typed", "file": "A file", "dataset": "A dataset"}
+BATCH_TYPED = "One prompt on each line"
+BATCH_TYPED_HELP = "For prompts of several lines, put a line with only -\u2060-\u2060- between them."
+BATCH_CHOOSE_FILE = "Choose a file"
+BATCH_FILE_HELP = "or drop one here: txt (as typed), csv, json, jsonl or parquet, up to {size}. Your browser reads it."
+BATCH_DATASET_HELP = "The first rows of it, with the answers that are expected."
+BATCH_ROWS = "How many rows"
+BATCH_PROMPT_COLUMN = "Column of the prompts"
+BATCH_EXPECTED_COLUMN = "Column of the expected answers"
+BATCH_LOOK = "Look at them"
+BATCH_EXPECTED = (
+    "No expected answers.",
+    "Each has an expected answer.",
+    "{count} have an expected answer.",
+)
+BATCH_EXPECTED_ANSWER = "Expected"
+BATCH_SETTINGS = "Settings"
+BATCH_SETTINGS_HELP = "Each one is a column. Your own presets are here as well."
+BATCH_AS_SET = "As set on the right"
+BATCH_MODELS = "Models"
+BATCH_MODELS_HELP = "Base and adapters in one table. An adapter chosen here answers at strength 1."
+BATCH_AS_CHOSEN = "As chosen on the right"
+BATCH_BASE = "The base alone"
+BATCH_NOTHING = "{counted}: there is nothing to run yet."
+BATCH_TOO_MANY = (
+    "{counted} answers are too many: a batch test makes {most} at most. Take fewer prompts, models or settings."
+)
+BATCH_SAME_SETTINGS = "“{one}” is the same as “{other}”, so it is asked once."
+BATCH_SAME_MODEL = "“{one}” is what is chosen on the right, so it is asked once."
+BATCH_NO_FILE = "Choose a file first."
+BATCH_NO_DATASET = "Choose a dataset first."
+BATCH_NO_PROMPTS = "There are no prompts."
+BATCH_WRITE_ONE = "Write at least one, on a line of its own."
+BATCH_FILES = {"csv": "Save as CSV", "jsonl": "Save as JSONL"}
+BATCH_STOPPED = "Stopped before the first answer."
+BATCH_FORGOTTEN = "That test is forgotten by now. Run it again."
+BATCH_MATCH = {"match": "Match", "near": "Match but for case and punctuation", "none": "No match"}
+BATCH_COMPARED = "Compared across settings"
+BATCH_COLUMN = "Model and settings"
+BATCH_MATCHES = (
+    (
+        "Matches",
+        "Answers that are the expected one, of those with an expected answer; near is but for case and punctuation",
+    ),
+    ("Alike", "How alike answers and expected answers are, on average"),
+)
+BATCH_MEANS = (
+    ("Tokens", "Tokens of an answer, on average"),
+    ("Tokens/s", "How fast an answer was written, on average, while others were written beside it"),
+    ("Same as first", "Answers that are word for word those of the first line"),
+    ("Errors", "Prompts without an answer"),
+)
+
+# --- prompts and responses, beside what was expected ---
+
+PAIRS = "Prompts and responses"
+NO_PAIRS = "No responses yet. Write a prompt or choose a sample, then press Generate."
+PAIR = "Pair"
+PROMPT = "Prompt"
+EXPECTED = "Expected answer"
+MATCH = "Match"
+NEAR_MATCH = "Match but for case and punctuation"
+NO_MATCH = "No match · {percent} % alike"
+MATCH_COUNT = "{same:,} of {all:,} match"
+NEAR_COUNT = ", {near:,} more but for case and punctuation"
+ALIKE = "{:,} % alike on average"
+EARLIER_WEIGHTS = "{count:,} more answered before these."
+COMPARED_LATER = "Compared when the response has ended."
+NOT_ANSWERED = "Not answered."
+DIFFERENCE = "What differs"
+DIFFERENCE_KEY = "<del>missing</del> <ins>added</ins>"
+DIFFERENCE_CUT = "The beginnings are shown; the texts go on."
+IN_CONVERSATION = "knew what was said before"
+IN_CONVERSATION_HELP = (
+    "The whole conversation was sent with the prompt: not to be compared with a response to the prompt alone."
+)
+VERSION = "version {number} of {all}"
+VERSION_HELP = "Full Chat shows the other versions."
+USE_AGAIN = "Use again"
+ASKED_BEFORE = "asked before"
+USE_AGAIN_HELP = "Put this prompt back into its field"
+COPY = "Copy"
+SHOW_ALL = "Show all"
+SHOW_LESS = "Show less"

@@ -86,13 +86,13 @@ def build_theme() -> gr.Theme:
 
 
 # In the order in which they are read: what the pages share first.
-_PARTS = ("playground", "sidebar", "chat")
+_PARTS = ("playground", "sidebar", "chat", "runs", "samples", "pairs", "inference", "batch")
 
 
 def _assets(kind: str) -> str:
     """The pages' own files of one kind, one after another."""
     files = (ROOT / "assets" / kind / f"{name}.{kind}" for name in _PARTS)
-    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+    return "\n".join(path.read_text(encoding="utf-8") for path in files if path.is_file())
 
 
 def launch_options(upload_bytes: int = 0) -> dict[str, Any]:

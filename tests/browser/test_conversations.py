@@ -77,6 +77,7 @@ def stored(serve: Callable[..., str]) -> Callable[..., str]:
     return start
 
 
+@pytest.mark.long
 def test_conversations_are_kept_listed_brought_back_renamed_found_and_deleted(page: Page) -> None:
     """P6, I6, F2: workflow 4 of the seed in the real app, which says in which file all of it is."""
     place = page.locator("#sidebar-foot .where").get_attribute("data-copy")

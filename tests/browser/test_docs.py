@@ -7,6 +7,7 @@ import pytest
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.long
 def test_docs_work_with_the_network_closed(live_app, chromium):
     """A4, S4: with every other host cut off, trying a route out, and without a complaint in the console."""
     complaints: list[str] = []

@@ -59,6 +59,7 @@ def test_stop_leaves_the_text_says_stopped_and_idles_the_engine_at_once(visit, h
     expect(page.locator("button.stats").first).to_contain_text("5 tokens")
 
 
+@pytest.mark.long
 def test_a_closed_tab_stops_its_answer(visit, hosted):
     """G6: nobody reads it any more, so nobody computes it any more."""
     url, engine = hosted
@@ -109,6 +110,7 @@ def test_a_reset_or_stop_while_text_comes_is_the_last_word(visit, serve):
     wait_until(lambda: engine.running == 0, page)
 
 
+@pytest.mark.long
 def test_a_double_click_starts_one_answer(visit, serve):
     """P2: Generate cannot be started twice."""
     engine = FakeEngine("word " * 20, pause=0.02)
@@ -139,6 +141,7 @@ ${window.hacked = 7} {{constructor.constructor("window.hacked = 8")()}} [link](j
 The end."""
 
 
+@pytest.mark.long
 def test_a_hostile_answer_neither_scripts_nor_restyles_nor_fetches(visit, serve):
     """S3: what a model writes is shown, never obeyed; `visit` also fails the test for any request to another host."""
     engine = FakeEngine(HOSTILE, pause=0.003)

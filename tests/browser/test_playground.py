@@ -60,6 +60,7 @@ def test_load_shows_progress_and_unload_says_what_came_back(page: Page):
     expect(page.locator(".chip").first).to_have_attribute("data-state", "waiting")
 
 
+@pytest.mark.long
 def test_swapping_an_adapter_changes_who_answers_and_none_returns_to_the_base(page: Page):
     """P1: Swap Adapter keeps the base in memory; the page says at any moment which weights answer."""
     choose(page, "preset", "Deterministic")
@@ -166,6 +167,7 @@ def test_without_streaming_the_answer_appears_whole_while_the_status_lives(slow_
     assert any("tokens ·" in line and "ended" not in line for line in page.evaluate("window.lines"))
 
 
+@pytest.mark.long
 def test_with_streaming_the_answer_grows_and_never_more_often_than_every_50_ms(slow_page: Page):
     """P3: text deltas reach the page one after another, coalesced."""
     page = slow_page
@@ -190,6 +192,7 @@ def test_several_answers_are_shown_one_under_another(page: Page):
     expect(page.locator("#answer-text")).to_contain_text("Answer 2")
 
 
+@pytest.mark.long
 def test_changed_settings_are_marked_and_lead_back_to_the_preset(page: Page):
     """P4: the preset's name, "changed", the marks, the way back; a strategy shows what it uses."""
     heading = page.locator("#settings > .label-wrap")
@@ -214,6 +217,7 @@ def test_changed_settings_are_marked_and_lead_back_to_the_preset(page: Page):
     expect(page.locator("#setting-temperature input[type=number]")).to_have_value("1")
 
 
+@pytest.mark.long
 def test_settings_reach_the_engine_as_they_are_shown(page: Page):
     """P4, G4: what the panel says is what provenance reports; the same seed gives the same answer."""
     choose(page, "preset", "Balanced")
@@ -268,6 +272,7 @@ def test_reset_clears_and_undo_brings_both_back_and_the_conversation_stays(page:
     expect(page.locator("#answer-text")).to_contain_text(answer[:20])
 
 
+@pytest.mark.long
 def test_two_visitors_neither_see_nor_stop_each_other(visit, live_app):
     """P1, P2: prompt, choice and answer belong to one visitor."""
     one, other = visit(live_app.url), visit(live_app.url)
@@ -287,6 +292,7 @@ def test_two_visitors_neither_see_nor_stop_each_other(visit, live_app):
     expect(other.locator("#prompt textarea")).to_have_value("What is the capital of France?")
 
 
+@pytest.mark.long
 def test_what_is_asked_goes_on_with_the_conversation_until_a_new_one_is_begun(page: Page):
     """P6: the chat template sends what was said before, and says so; the prompt clears, and Arrow up brings it back."""
     prompt, line = page.locator("#prompt textarea"), page.locator("#continues")
@@ -439,6 +445,7 @@ def test_a_preset_of_ones_own_is_saved_chosen_begun_with_and_deleted(page: Page)
     expect(said).to_contain_text("was deleted")
 
 
+@pytest.mark.long
 def test_a_phone_shows_everything_without_scrolling_sideways(visit, live_app):
     """P1: 390 px wide, everything in reach, nothing cut off."""
     page = visit(live_app.url, 390, 844)

@@ -77,6 +77,7 @@ def test_a_broken_adapter_is_red_with_its_remedy_and_a_sound_one_can_be_examined
     expect(page.locator("#diagnosis .facts")).to_contain_text("Effective rank")
 
 
+@pytest.mark.long
 def test_an_adapter_that_changes_nothing_is_red_and_says_so(page: Page, tmp_path: Path):
     """G10, P1: before it is loaded by its numbers, afterwards by what was measured."""
     idle = copied(tmp_path / "idle")
@@ -127,6 +128,7 @@ def test_strength_changes_the_answer_and_each_answer_can_be_run_again(page: Page
     expect(page.locator("#replay")).to_contain_text("Manifest, run again: identical.")
 
 
+@pytest.mark.long
 def test_a_dropped_zip_is_chosen_answers_and_can_be_taken_along(page: Page, tmp_path: Path):
     """P8: dropped, checked, chosen; exported at a strength, and the path can be copied; removed when that is confirmed."""
     packed = shutil.make_archive(str(tmp_path / "my-pirate"), "zip", copied(tmp_path / "packed"))

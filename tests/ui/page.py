@@ -89,8 +89,8 @@ async def begun(page: Page) -> tuple[Any, Any]:
     """A run of Generate that has shown its first text, and the answer as the page holds it then."""
     run, answer = page.run("Hi"), None
     async for update in run:
-        answer = update.get(page.tab.answer, answer)
-        if update.get(page.tab.text):
+        answer = update.get(page.tab.area.answer, answer)
+        if update.get(page.tab.area.text):
             break
     return run, answer
 

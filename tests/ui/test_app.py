@@ -30,7 +30,7 @@ async def test_the_shell_holds_the_tabs_that_work_and_nothing_is_offered_as_grad
     engine = FakeEngine()
     demo = build(config, Services.over(engine, config))
     tabs = [block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs == ["Playground", "Text", "Raw", "Full Chat"]
+    assert tabs == ["Playground", "Text", "Raw", "Inference", "Full Chat"]
     assert {fn.api_visibility for fn in demo.fns.values()} == {"private"}
 
 
@@ -80,10 +80,10 @@ async def test_an_answer_ends_whole_with_the_buttons_back(config):
     engine = FakeEngine("One two three.")
     page = Page(engine, config)
     updates = await collected(page.run("Hi", system_prompt="Be kind."))
-    assert last(updates, page.tab.text) == last(updates, page.tab.raw) == "One two three."
-    assert "starter (base)" in last(updates, page.tab.status)
-    assert last(updates, page.tab.generate)["visible"] is True
-    assert last(updates, page.tab.stop)["visible"] is False
+    assert last(updates, page.tab.area.text) == last(updates, page.tab.area.raw) == "One two three."
+    assert "starter (base)" in last(updates, page.tab.area.status)
+    assert last(updates, page.tab.area.generate)["visible"] is True
+    assert last(updates, page.tab.area.stop)["visible"] is False
     assert last(updates, page.bar.phase) == "idle"
     assert engine.requests[0].settings.system_prompt == "Be kind."
 
@@ -92,7 +92,7 @@ async def test_updates_come_at_most_every_50_ms_however_fast_the_engine_is(confi
     """P3: a browser that gets one update per token falls behind."""
     page = Page(FakeEngine("word " * 400, pause=0.0005), config)
     started = time.monotonic()
-    updates = [update async for update in page.run("Hi", max_new_tokens=1000) if page.tab.text in update]
+    updates = [update async for update in page.run("Hi", max_new_tokens=1000) if page.tab.area.text in update]
     assert 2 < len(updates) < (time.monotonic() - started) / 0.05 + 4
 
 
@@ -100,8 +100,8 @@ async def test_without_streaming_the_text_comes_once_and_the_status_lives(config
     """P3: the streaming toggle."""
     page = Page(FakeEngine("word " * 39 + "end", pause=0.01), config)
     updates = await collected(page.run("Hi", streaming=False))
-    assert [text for update in updates if (text := update.get(page.tab.text))] == ["word " * 39 + "end"]
-    assert sum(page.tab.status in update for update in updates) > 4
+    assert [text for update in updates if (text := update.get(page.tab.area.text))] == ["word " * 39 + "end"]
+    assert sum(page.tab.area.status in update for update in updates) > 4
 
 
 async def test_closing_the_run_closes_the_engines_iterator(config):
@@ -110,7 +110,7 @@ async def test_closing_the_run_closes_the_engines_iterator(config):
     page = Page(engine, config)
     run = page.run("Hi")
     async for update in run:
-        if engine.running and update.get(page.tab.text):
+        if engine.running and update.get(page.tab.area.text):
             break
     await run.aclose()
     assert engine.activity() == (0, 0)
@@ -146,10 +146,10 @@ async def test_what_cannot_be_answered_is_one_sentence_in_toast_and_status_line(
     updates = await collected(page.run(prompt, model, adapter, **changes))
     assert len(toasts) == 1
     assert toasts[0].startswith(said)
-    assert 'data-state="error"' in last(updates, page.tab.status)
+    assert 'data-state="error"' in last(updates, page.tab.area.status)
     assert last(updates, page.bar.phase) == "error"
-    assert last(updates, page.tab.generate)["visible"] is True
-    assert not any(update.get(page.tab.raw) for update in updates)
+    assert last(updates, page.tab.area.generate)["visible"] is True
+    assert not any(update.get(page.tab.area.raw) for update in updates)
 
 
 async def test_a_failure_of_ours_is_logged_and_told_without_a_traceback(config, toasts, caplog):
@@ -159,7 +159,7 @@ async def test_a_failure_of_ours_is_logged_and_told_without_a_traceback(config, 
     page = Page(engine, config)
     updates = await collected(page.run("Hi"))
     assert toasts == [texts.UNEXPECTED]
-    assert "secret" not in last(updates, page.tab.status)
+    assert "secret" not in last(updates, page.tab.area.status)
     assert "KeyError" in caplog.text
 
 
@@ -210,11 +210,11 @@ async def test_the_prompts_tokens_are_counted_only_by_a_loaded_model(config):
 async def test_a_use_case_brings_its_template_and_examples(config):
     """P1, P2: six use cases, each with examples to click."""
     page = Page(FakeEngine(), config)
-    assert [label for label, _ in page.tab.use_case.choices] == [
+    assert [label for label, _ in page.tab.cases.use_case.choices] == [
         "Chatbot", "Code Generation", "Summarization", "Question Answering", "Creative Writing", "Domain Adaptation",
     ]  # fmt: skip
     for key, case in config.use_cases.items():
-        template, *examples = page.tab._for_use_case(key)
+        template, *examples = page.tab.cases._chosen(key)
         assert template == case.template
         assert tuple(example["value"] for example in examples if example["visible"]) == case.examples
 
@@ -224,9 +224,9 @@ async def test_reset_can_be_undone(config):
     tab = Page(FakeEngine(), config).tab
     saved = ("prompt", "text", "raw", "status", "made", None)
     cleared = await tab._reset(*saved)
-    assert cleared[tab.prompt] == cleared[tab.raw] == ""
+    assert cleared[tab.prompt] == cleared[tab.area.raw] == ""
     restored = tab._undo(cleared[tab.before_reset])
-    parts = (tab.prompt, tab.text, tab.raw, tab.status, tab.replays.made, tab.answer)
+    parts = (tab.prompt, tab.area.text, tab.area.raw, tab.area.status, tab.area.replays.made, tab.area.answer)
     assert [restored[part] for part in parts] == list(saved)
 
 
@@ -263,8 +263,8 @@ async def test_one_answers_failure_leaves_the_one_beside_it_alone(config, toasts
     fine, failed = await asyncio.gather(
         collected(page.run("Hi")), collected(page.run("Hi", adapter="no-such", visitor="other"))
     )
-    assert 'data-state="error"' in last(failed, page.tab.status)
-    assert last(fine, page.tab.text).startswith("word word")
+    assert 'data-state="error"' in last(failed, page.tab.area.status)
+    assert last(fine, page.tab.area.text).startswith("word word")
     assert last(fine, page.bar.phase) == "idle"
     assert len(toasts) == 1
 
@@ -275,9 +275,9 @@ async def test_many_pages_share_what_the_server_can_send(config):
     started = time.monotonic()
     runs = await asyncio.gather(*(collected(page.run("Hi", visitor=str(number))) for number in range(30)))
     taken = time.monotonic() - started
-    sent = sum(page.tab.text in update for updates in runs for update in updates)
+    sent = sum(page.tab.area.text in update for updates in runs for update in updates)
     assert sent < UPDATES_PER_SECOND * taken + 4 * 30
-    assert all(last(updates, page.tab.text) == "word " * 100 for updates in runs)
+    assert all(last(updates, page.tab.area.text) == "word " * 100 for updates in runs)
     assert page.tab._pace.streams == 0
 
 
@@ -288,7 +288,7 @@ async def test_who_waits_in_line_sees_the_place_and_who_left_is_not_asked_for(co
     run = page.run("Hi")
     said, phases = [], []
     async for update in run:
-        said.append(update.get(page.tab.status, ""))
+        said.append(update.get(page.tab.area.status, ""))
         phases.append(update.get(page.bar.phase))
         if "yours is next" in said[-1]:
             break
@@ -346,7 +346,7 @@ async def test_ten_who_load_hold_up_nobody_who_asks(config):
     await asyncio.sleep(0.1)
     updates = await asyncio.wait_for(collected(page.run("Hi")), timeout=10)
     release.set()
-    assert last(updates, page.tab.text) == "One two three."
+    assert last(updates, page.tab.area.text) == "One two three."
     assert all(last(updates, page.bar.phase) == "idle" for updates in await asyncio.gather(*loads))
 
 
@@ -356,12 +356,12 @@ async def test_what_stop_or_reset_said_is_said_again_when_the_run_is_over(config
     run, answer = await begun(page)
     stopped = await page.tab._stopped(answer)
     assert [update async for update in run] == []  # the run itself has nothing more to say
-    assert stopped[page.tab.stage] == "stopped"
-    assert "stopped" in (await page.tab._settled("stopped", answer))[page.tab.status]
+    assert stopped[page.tab.area.stage] == "stopped"
+    assert "stopped" in (await page.tab._settled("stopped", answer))[page.tab.area.status]
     unheard = dataclasses.replace(answer, stopped=False, finish={})  # stopped before the page knew its answer
-    assert "stopped" in (await page.tab._settled("stopped", unheard))[page.tab.status]
-    assert texts.RESET_DONE in (await page.tab._settled("cleared", None))[page.tab.status]
-    assert isinstance((await page.tab._settled("done", answer))[page.tab.status], dict)  # nothing
+    assert "stopped" in (await page.tab._settled("stopped", unheard))[page.tab.area.status]
+    assert texts.RESET_DONE in (await page.tab._settled("cleared", None))[page.tab.area.status]
+    assert isinstance((await page.tab._settled("done", answer))[page.tab.area.status], dict)  # nothing
 
 
 async def test_an_undo_that_is_too_late_does_nothing(config):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import html
 import json
 import re
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from playground.types import Caller
 from playground.ui import texts
 from playground.ui.chat_tab import ChatTab, Look
 from playground.ui.opened import Open
+from playground.ui.views.composer import composer_line, context_meter
 from tests.ui.fake_engine import FakeEngine
 from tests.ui.page import Tab, collected, last
 
@@ -173,6 +176,20 @@ async def test_an_edited_message_is_another_version_and_may_be_sent(chat):
     await page.says(act="save-send", turn=question.id, text="Really?")
     assert [turn.content for turn in page.conversation.path()] == ["Really?", "Yes."]
     assert [turn.content for turn in page.conversation.versions(question.id)] == ["Realy?", "Really?"]
+
+
+async def test_a_prompt_that_was_edited_is_another_one_and_nothing_is_expected_of_it(chat):
+    """I5: what was expected of the old prompt stays with it; the same text sent again is the same prompt."""
+    page = chat("Yes.")
+    await page.says("Really?")
+    made = page.conversation
+    asked = dataclasses.replace(made.turns[0], id="asked", expected="Yes!")
+    page.services.history.append(ME, made.id, [asked])
+    await page.draws(page.tab._opened.followed(ME, page.key))
+    for text, expected in (("Really?", "Yes!"), ("Truly?", "")):
+        await page.says(act="save-send", turn="asked", text=text)
+        assert [turn.content for turn in page.conversation.path()] == [text, "Yes."]
+        assert page.conversation.path()[0].expected == expected
 
 
 async def test_continue_goes_on_from_the_text_and_a_prefix_begins_it(chat):
@@ -439,13 +456,16 @@ async def test_the_edge_tells_who_answers_next_and_how_full_the_context_is(chat)
     """F1, P2: the picker's choice, and the whole conversation with the draft, once the model is in memory."""
     page = chat("Yes.")
     choice = ("starter", texts.NO_ADAPTER, "auto", 1.0)
-    who, meter = await page.tab.edge.look(page.visitor, "Hi", None, page.key, None, *choice)
+    who, meter = await page.tab.edge.look(page.visitor, None, "Hi", None, page.key, None, *choice)
     assert "starter (base)" in who
     assert "%" not in meter
     await page.says("One")
-    _, meter = await page.tab.edge.look(page.visitor, "Hi", "", page.key, "", *choice)
+    _, meter = await page.tab.edge.look(page.visitor, "", "Hi", "", page.key, "", *choice)
     assert "of the context" in meter
-    _, meter = await page.tab.edge.look(page.visitor, "Hi " * 200_000, "", page.key, "", *choice)
+    _, meter = await page.tab.edge.look(page.visitor, "", "Hi " * 200_000, "", page.key, "", *choice)
     assert "too long" in meter
-    who, _ = await page.tab.edge.look(page.visitor, "Hi", "", page.key, "", "starter", "no-such", "auto", 1.0)
+    unknown = ("Hi", "", page.key, "", "starter", "no-such", "auto", 1.0)
+    who, _ = await page.tab.edge.look(page.visitor, "", *unknown)
     assert "error-line" in who
+    said = composer_line(html.unescape(who.split(">")[1].split("<")[0]), "error")
+    assert await page.tab.edge.look(page.visitor, said, *unknown) == ("", context_meter(None))

@@ -44,7 +44,9 @@ async def said(page: Page, prompt: str, key: str = "", **changes: Any) -> str:
 async def follow(
     page: Page, key: str, drawn: str = "", stage: str = "done", run: Any = None, brought: str = "", system: str = ""
 ) -> dict[Any, Any]:
-    updates: dict[Any, Any] = await page.tab._followed(SOMEBODY, key, drawn, stage, run, "chat", brought, system)
+    updates: dict[Any, Any] = await page.tab.following._followed(
+        SOMEBODY, key, drawn, stage, run, "chat", brought, system
+    )
     return updates
 
 
@@ -68,9 +70,9 @@ async def test_only_a_prompt_of_the_chat_template_is_cleared(config):
     """P6, P2: the turn is kept, so the field is free for the next one; under the others the same is tried again."""
     page = Page(FakeEngine(), config)
     updates = await collected(page.run("Hi"))
-    assert json.loads(last(updates, page.tab.sent))[1] == "Hi"
+    assert json.loads(last(updates, page.tab.area.sent))[1] == "Hi"
     for template in ("instruction", "raw"):
-        assert not any(page.tab.sent in update for update in await collected(page.run("Hi", template=template)))
+        assert not any(page.tab.area.sent in update for update in await collected(page.run("Hi", template=template)))
 
 
 async def test_try_again_makes_another_version_of_the_last_answer(config):
@@ -92,9 +94,9 @@ async def test_a_failed_turn_leaves_the_history_as_it_was(config, toasts):
     key = await said(page, "Hi")
     before = all_of(page)
     updates = await collected(page.run("word " * 600, key=key))
-    assert 'data-state="error"' in last(updates, page.tab.status)
+    assert 'data-state="error"' in last(updates, page.tab.area.status)
     assert all_of(page) == before
-    assert not any(component in update for update in updates for component in (page.tab.sent, page.opened.key))
+    assert not any(component in update for update in updates for component in (page.tab.area.sent, page.opened.key))
 
 
 async def test_a_stopped_answer_is_kept_as_far_as_it_came_and_opened(config):
@@ -118,7 +120,7 @@ async def test_what_a_reset_breaks_off_is_kept_as_well(config):
     cleared = await page.tab._reset("Hi", "", "", "", "", answer)
     await run.aclose()
     settled = await page.tab._settled("cleared", None, cleared[page.tab.before_reset])
-    assert settled[page.tab.text] == texts.EMPTY_ANSWER
+    assert settled[page.tab.area.text] == texts.EMPTY_ANSWER
     assert Open.parse(settled[page.opened.key]).conversation == all_of(page)[0].id
 
 
@@ -127,18 +129,18 @@ async def test_a_conversation_that_is_opened_shows_its_last_answer_with_its_figu
     page = Page(FakeEngine(), config)
     key = await said(page, "Hi <b>")
     shown = await follow(page, key)
-    assert shown[page.tab.text] == "One two three."
-    assert "seed 7" in shown[page.tab.status]
-    assert "starter (base)" in shown[page.tab.status]
-    assert "What made this answer" in shown[page.tab.replays.made]
-    assert shown[page.tab.answer].can_replay(0)
-    assert shown[page.tab.use_case] == "chatbot"
+    assert shown[page.tab.area.text] == "One two three."
+    assert "seed 7" in shown[page.tab.area.status]
+    assert "starter (base)" in shown[page.tab.area.status]
+    assert "What made this answer" in shown[page.tab.area.replays.made]
+    assert shown[page.tab.area.answer].can_replay(0)
+    assert shown[page.tab.cases.use_case] == "chatbot"
     assert "Continues" in shown[page.tab.continued.line]
     assert "(2 messages)" in shown[page.tab.continued.line]
     assert "Hi &lt;b&gt;" in shown[page.tab.continued.messages]
     assert shown[page.tab.again]["interactive"] is True
-    cleared = await follow(page, "", shown[page.tab.drawn])
-    assert cleared[page.tab.text] == texts.EMPTY_ANSWER
+    cleared = await follow(page, "", shown[page.tab.area.drawn])
+    assert cleared[page.tab.area.text] == texts.EMPTY_ANSWER
     assert texts.NEW_CONVERSATION in cleared[page.tab.continued.line]
 
 
@@ -147,10 +149,10 @@ async def test_the_system_prompt_of_a_conversation_goes_with_it_and_ones_own_com
     page = Page(FakeEngine(), config)
     kind = await said(page, "Hi", system_prompt="Be kind.")
     plain = await said(page, "Ho")
-    field, brought = page.tab.panel.widgets["system_prompt"], page.tab.brought
+    field, brought = page.tab.panel.widgets["system_prompt"], page.tab.following.brought
     first = await follow(page, kind, system="Mine")
     assert first[field] == "Be kind."
-    second = await follow(page, plain, first[page.tab.drawn], brought=first[brought], system="Be kind.")
+    second = await follow(page, plain, first[page.tab.area.drawn], brought=first[brought], system="Be kind.")
     assert second[field] == ""
     new = await follow(page, "", "", brought=second[brought], system="")
     assert (new[field], new[brought]) == ("Mine", "")
@@ -163,7 +165,7 @@ async def test_what_this_page_shows_already_is_not_drawn_again(config):
     """P5: no flicker after one's own answer, nor where a title changed; only the line and the messages follow."""
     page = Page(FakeEngine(), config)
     updates = await collected(page.run("Hi"))
-    followed = await follow(page, last(updates, page.opened.key), last(updates, page.tab.drawn))
+    followed = await follow(page, last(updates, page.opened.key), last(updates, page.tab.area.drawn))
     assert set(followed) == set(page.tab.continued.outputs)
 
 
@@ -186,16 +188,18 @@ async def test_an_answer_whose_conversation_is_left_goes_on_unseen_and_is_kept(c
     other = await said(page, "Other")
     updates, run = page.run("Hi"), None
     async for update in updates:
-        run = update.get(page.tab.run, run)
-        if update.get(page.tab.text):
+        run = update.get(page.tab.area.run, run)
+        if update.get(page.tab.area.text):
             break
     shown = await follow(page, other, stage="running", run=run)
-    assert shown[page.tab.generate]["visible"] is True
-    assert json.loads(shown[page.tab.sent])[1] == "Hi"
+    assert shown[page.tab.area.generate]["visible"] is True
+    assert json.loads(shown[page.tab.area.sent])[1] == "Hi"
     assert [update async for update in updates] == []
-    last_word = await page.tab._settled(shown[page.tab.stage], shown[page.tab.answer])
-    assert last_word[page.tab.text] == shown[page.tab.text]  # of what is open, whatever was on its way to the page
-    assert last_word[page.tab.generate]["visible"] is True
+    last_word = await page.tab._settled(shown[page.tab.area.stage], shown[page.tab.area.answer])
+    assert (
+        last_word[page.tab.area.text] == shown[page.tab.area.text]
+    )  # of what is open, whatever was on its way to the page
+    assert last_word[page.tab.area.generate]["visible"] is True
     while page.tab._unseen:
         await asyncio.wait(page.tab._unseen)
         await asyncio.sleep(0)
@@ -224,7 +228,7 @@ async def test_what_is_not_this_persons_is_not_shown(config):
     """P6, S2: the page may say any id; somebody else's conversation is as good as none."""
     page = Page(FakeEngine(), config)
     shown = await follow(page, Open("no such", "leaf", 1).key, drawn="something")
-    assert shown[page.tab.text] == texts.EMPTY_ANSWER
+    assert shown[page.tab.area.text] == texts.EMPTY_ANSWER
     assert texts.NEW_CONVERSATION in shown[page.tab.continued.line]
 
 
@@ -238,9 +242,9 @@ async def test_an_answer_that_cannot_be_stored_is_shown_with_its_figures_and_say
     monkeypatch.setattr(page.services.history, "append", refuses)
     with pytest.warns(UserWarning, match="disk is full"):  # a toast, where there is no page
         updates = await collected(page.run("Hi"))
-    assert last(updates, page.tab.text) == "One two three."
-    status = last(updates, page.tab.status)
+    assert last(updates, page.tab.area.text) == "One two three."
+    status = last(updates, page.tab.area.status)
     assert texts.NOT_KEPT.format(why="The disk is full. Make room.") in status
     assert "3 tokens" in status
-    assert not any(update.get(page.tab.sent) for update in updates)
+    assert not any(update.get(page.tab.area.sent) for update in updates)
     assert all_of(page) == []

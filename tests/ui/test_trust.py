@@ -139,7 +139,7 @@ async def test_the_strength_reaches_the_engine_and_is_part_of_the_answers_name(c
     page = Page(engine, config)
     updates = await collected(page.run("Hi", adapter="pirate", strength=0.5))
     assert engine.requests[0].spec.adapters == ((str(PIRATE), 0.5),)
-    assert "starter + pirate ×0.5" in last(updates, page.tab.status)
+    assert "starter + pirate ×0.5" in last(updates, page.tab.area.status)
     chips, *_ = await page.look("starter", "pirate", "auto", 0.5)
     assert "pirate ×0.5" in chips
 
@@ -150,7 +150,7 @@ async def test_the_base_has_no_strength_and_an_empty_one_is_refused_in_a_sentenc
     assert (await page.tab.picker._for_adapter(texts.NO_ADAPTER))[0]["interactive"] is False
     assert (await page.tab.picker._for_adapter("pirate"))[0]["interactive"] is True
     updates = await collected(page.run("Hi", strength=None))
-    assert last(updates, page.tab.text) == "One two three."
+    assert last(updates, page.tab.area.text) == "One two three."
     await collected(page.run("Hi", adapter="pirate", strength=None))
     await collected(page.run("Hi", adapter="pirate", strength=1000))
     assert toasts[0] == "The strength is empty. Give it a number; 1 is as trained."
@@ -180,21 +180,21 @@ async def test_a_failure_at_one_strength_leaves_the_chip_of_another_alone(config
 
 async def an_answer(page: Page, **options: Any):
     updates = await collected(page.run("Hi", **options))
-    return last(updates, page.tab.answer), updates
+    return last(updates, page.tab.area.answer), updates
 
 
 async def replayed(page: Page, answer: Any, index: int = 0) -> list[dict[Any, Any]]:
-    return await collected(page.tab.replays._again(SOMEBODY, SimpleNamespace(value=str(index)), answer))
+    return await collected(page.tab.area.replays._again(SOMEBODY, SimpleNamespace(value=str(index)), answer))
 
 
 async def test_an_answer_shows_what_made_it_and_the_next_one_starts_clean(config):
     """G14: the fold is filled when the answer has ended, and cleared with it."""
     page = Page(FakeEngine(), config)
     _, updates = await an_answer(page, adapter="pirate", strength=0.5)
-    made = [update[page.tab.replays.made] for update in updates if page.tab.replays.made in update]
+    made = [update[page.tab.area.replays.made] for update in updates if page.tab.area.replays.made in update]
     assert made[0] == ""
     assert "pirate ×0.5" in made[-1]
-    assert 'data-replay="0"' in last(updates, page.tab.status)
+    assert 'data-replay="0"' in last(updates, page.tab.area.status)
 
 
 async def test_a_replay_says_identical_and_asks_for_the_same_as_this_page(config):
@@ -204,12 +204,14 @@ async def test_a_replay_says_identical_and_asks_for_the_same_as_this_page(config
     answer, _ = await an_answer(page)
     engine.pause = 2 * wiring.WORK_SECONDS  # so that each word is shown
     updates = await replayed(page, answer)
-    line = page.tab.replays.work.line
+    line = page.tab.area.replays.work.line
     assert any(f"Run again: {number} of 3 tokens" in update.get(line, "") for update in updates for number in (1, 2, 3))
     assert 'data-state="identical"' in last(updates, line)
     assert engine.requests[1].user == "guest somebody"
     assert engine.requests[1].settings.seed == 7
-    assert not any(part in update for update in updates for part in (page.tab.text, page.tab.raw, page.tab.status))
+    assert not any(
+        part in update for update in updates for part in (page.tab.area.text, page.tab.area.raw, page.tab.area.status)
+    )
 
 
 async def test_a_replay_that_differs_says_where(config):
@@ -218,7 +220,7 @@ async def test_a_replay_that_differs_says_where(config):
     page = Page(engine, config)
     answer, _ = await an_answer(page)
     engine.answer = "One two"
-    said = last(await replayed(page, answer), page.tab.replays.work.line)
+    said = last(await replayed(page, answer), page.tab.area.replays.work.line)
     assert 'data-state="differs"' in said
     assert "differs at token 3" in said
 
@@ -233,14 +235,14 @@ async def test_each_of_several_answers_is_replayed_alone(config):
     for part in (answer.parts, answer.token_ids, answer.stats, answer.finish, answer.provenance):
         part[1] = part[0]
     updates = await replayed(page, answer, 1)
-    assert "Run again, answer 2:" in last(updates, page.tab.replays.work.line)
+    assert "Run again, answer 2:" in last(updates, page.tab.area.replays.work.line)
 
 
 async def test_an_answer_that_is_forgotten_cannot_be_replayed_and_says_so(config, toasts):
     """G14: a page left open for days."""
     page = Page(FakeEngine(), config)
     updates = await replayed(page, None)
-    assert "This answer is forgotten. Generate it again." in last(updates, page.tab.replays.work.line)
+    assert "This answer is forgotten. Generate it again." in last(updates, page.tab.area.replays.work.line)
     assert len(toasts) == 1
 
 
@@ -250,10 +252,10 @@ async def test_a_pasted_manifest_is_replayed_and_what_is_none_is_refused(config,
     answer, _ = await an_answer(page)
     text = answer.manifest(0).to_json()
     assert json.loads(text)["prompt_hash"]
-    updates = await collected(page.tab.replays._pasted(SOMEBODY, text))
-    assert 'data-state="identical"' in last(updates, page.tab.replays.work.line)
-    updates = await collected(page.tab.replays._pasted(SOMEBODY, "{}"))
-    assert 'data-state="error"' in last(updates, page.tab.replays.work.line)
+    updates = await collected(page.tab.area.replays._pasted(SOMEBODY, text))
+    assert 'data-state="identical"' in last(updates, page.tab.area.replays.work.line)
+    updates = await collected(page.tab.area.replays._pasted(SOMEBODY, "{}"))
+    assert 'data-state="error"' in last(updates, page.tab.area.replays.work.line)
     assert "This is no manifest" in toasts[0]
 
 
@@ -269,7 +271,7 @@ async def test_stopping_a_replay_closes_the_engines_iterator_and_its_words_stay(
     task.cancel()
     await asyncio.wait({task})
     assert engine.running == 0
-    work = page.tab.replays.work
+    work = page.tab.area.replays.work
     for updates in (work._ended("stopped"), work._settled("stopped")):
         assert texts.REPLAY_STOPPED in updates[work.line]
         assert updates[work.stop]["visible"] is False
@@ -282,7 +284,7 @@ async def stopped_once(page: Page, reached: Any) -> tuple[Any, dict[Any, Any]]:
     answer = None
     async with contextlib.aclosing(page.run("Hi")) as run:
         async for update in run:
-            answer = update.get(page.tab.answer, answer)
+            answer = update.get(page.tab.area.answer, answer)
             if answer is not None and reached(answer):
                 break
     return answer, await page.tab._stopped(answer)
@@ -292,12 +294,12 @@ async def test_a_stopped_answer_tells_what_made_it_and_is_replayed_as_far_as_it_
     """G14: the engine says before the first token what answers, so Stop loses neither the seed nor the prompt."""
     page = Page(FakeEngine("word " * 50, pause=0.01), config)
     answer, shown = await stopped_once(page, lambda answer: answer.length > 10)
-    assert "data-replay" in shown[page.tab.status]
-    assert "What made this answer" in shown[page.tab.replays.made]
+    assert "data-replay" in shown[page.tab.area.status]
+    assert "What made this answer" in shown[page.tab.area.replays.made]
     manifest = json.loads(answer.manifest(0).to_json())
     assert manifest["prompt_hash"]
     assert manifest["provenance"]["seed"] == 7
-    said = last(await replayed(page, answer), page.tab.replays.work.line)
+    said = last(await replayed(page, answer), page.tab.area.replays.work.line)
     assert "identical as far as it goes" in said
 
 
@@ -306,7 +308,7 @@ async def test_an_answer_stopped_before_its_first_token_offers_no_replay(config)
     page = Page(FakeEngine(pause=0.01, in_line=(1, 0)), config)
     answer, shown = await stopped_once(page, lambda answer: answer.statuses)
     assert not answer.length
-    assert "data-replay" not in shown[page.tab.status]
+    assert "data-replay" not in shown[page.tab.area.status]
 
 
 async def test_what_an_answer_hands_out_names_no_folder_of_the_server(config):
@@ -318,8 +320,8 @@ async def test_what_an_answer_hands_out_names_no_folder_of_the_server(config):
     assert json.loads(text)["request"]["spec"]["base"] == "starter"
     assert json.loads(text)["request"]["spec"]["adapters"] == [["pirate", 0.5]]
     _, shown = await stopped_once(page, lambda answer: answer.length > 3)
-    assert "data-copy" in shown[page.tab.status]
-    assert str(ROOT) not in shown[page.tab.status]
+    assert "data-copy" in shown[page.tab.area.status]
+    assert str(ROOT) not in shown[page.tab.area.status]
 
 
 # --- adding and taking along ---

@@ -32,7 +32,7 @@ OPERATOR = Caller("user admin", "user", "admin", "10.0.0.9", admin=True)
 
 async def answered(page: Page, visitor: gr.Request) -> Answer:
     """One answer to ``visitor``, to its end."""
-    answer: Answer = last(await collected(page.run("Hi", visitor=visitor)), page.tab.answer)
+    answer: Answer = last(await collected(page.run("Hi", visitor=visitor)), page.tab.area.answer)
     return answer
 
 
@@ -60,9 +60,9 @@ async def test_one_question_too_many_is_a_sentence_and_reaches_neither_disk_nor_
     updates = await collected(page.run("Hi", "no-such", visitor=anna))
     assert len(toasts) == 1
     assert toasts[0].startswith("Too many requests")
-    assert 'data-state="error"' in last(updates, page.tab.status)
-    assert "Too many requests" in last(updates, page.tab.status)
-    assert last(updates, page.tab.generate)["visible"] is True
+    assert 'data-state="error"' in last(updates, page.tab.area.status)
+    assert "Too many requests" in last(updates, page.tab.area.status)
+    assert last(updates, page.tab.area.generate)["visible"] is True
     await collected(page.run("Hi", visitor=guest))
     assert [request.user for request in engine.requests] == ["user anna", "guest 9c"]
 
@@ -73,9 +73,9 @@ async def test_running_an_answer_again_counts_like_asking(config, toasts):
     page = Page(engine, replace(config, rate_limit="2 per minute"))
     anna, pressed = seen_by_the_gate(ANNA), SimpleNamespace(value="0")
     answer = await answered(page, anna)
-    await collected(page.tab.replays._again(anna, pressed, answer))
-    updates = await collected(page.tab.replays._again(anna, pressed, answer))
-    assert "Too many requests" in last(updates, page.tab.replays.work.line)
+    await collected(page.tab.area.replays._again(anna, pressed, answer))
+    updates = await collected(page.tab.area.replays._again(anna, pressed, answer))
+    assert "Too many requests" in last(updates, page.tab.area.replays.work.line)
     assert [request.user for request in engine.requests] == ["user anna", "user anna"]
     assert len(toasts) == 1
 
@@ -100,10 +100,10 @@ async def test_whatever_ends_an_answer_early_is_one_sentence_and_the_text_so_far
     for error in ends:
         updates = await collected(page.run("Hi"))
         assert toasts[-1] == str(error)
-        assert error.remedy in last(updates, page.tab.status)
-        assert last(updates, page.tab.raw) == "One"
-        assert last(updates, page.tab.generate)["visible"] is True
-        assert last(updates, page.tab.stop)["visible"] is False
+        assert error.remedy in last(updates, page.tab.area.status)
+        assert last(updates, page.tab.area.raw) == "One"
+        assert last(updates, page.tab.area.generate)["visible"] is True
+        assert last(updates, page.tab.area.stop)["visible"] is False
     assert len(toasts) == len(ends)
 
 
@@ -120,9 +120,9 @@ async def test_what_the_deadline_cuts_off_stays_and_says_so(config, toasts):
 
     page = Page(Late(), config)
     updates = await collected(page.run("Hi"))
-    assert str(late) in last(updates, page.tab.status)
-    assert last(updates, page.tab.raw) == "One"
-    assert last(updates, page.tab.generate)["visible"] is True
+    assert str(late) in last(updates, page.tab.area.status)
+    assert last(updates, page.tab.area.raw) == "One"
+    assert last(updates, page.tab.area.generate)["visible"] is True
     assert toasts == []
 
 

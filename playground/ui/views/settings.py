@@ -53,6 +53,12 @@ def panel_values(settings: GenerationSettings) -> dict[str, Any]:
     return values
 
 
+def mirrored(name: str, values: Mapping[str, Any]) -> Any:
+    """The setting ``name`` as a slider elsewhere shows it: a temperature that counts for nothing is 0, without draws."""
+    unused = name == "temperature" and not is_relevant(name, values["strategy"])
+    return 0 if unused else values[name]
+
+
 def stop_sequences(text: str | None) -> tuple[str, ...]:
     r"""Stop sequences from a box with one on each line; ``\n`` is a line break and ``\\`` a backslash."""
     marks = {"\\n": "\n", "\\\\": "\\", "\\t": "\t"}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
-from playground.conversation import Conversation, Reply, Turn, split_reasoning
-from playground.types import GenerationStats
+from playground.conversation import Conversation, Turn, split_reasoning
 from playground.ui import texts
 from playground.ui.safe_text import escape
-from playground.ui.views.figures import plural, seconds_text
-from playground.ui.views.markdown import markdown_html, plain_html
+from playground.ui.views.figures import plural
+from playground.ui.views.markdown import plain_html
 from playground.ui.views.said import label_of
+from playground.ui.views.turns import alone_note, body_html, figures, marks, time_html, who_line
 
 SHOWN_MESSAGES = 100  # a page with more of them gets slow; the earlier ones are a click away
 
@@ -36,8 +35,8 @@ class Scene:
     """What of a conversation is shown: the path to ``leaf`` (None: its own end), and how.
 
     ``editing`` is the turn that is being rewritten, as ``rewritten`` so far (None: as it stands). ``everything`` shows the
-    earliest messages of a long conversation too. ``pending`` is what was sent and not answered yet. While ``writing``,
-    nothing can be done with the bubbles but copy them.
+    earliest messages of a long conversation too. ``pending`` is what was sent and not answered yet, ``expected`` the answer
+    that it should get. While ``writing``, nothing can be done with the bubbles but copy them.
     """
 
     leaf: str | None = None
@@ -46,6 +45,7 @@ class Scene:
     everything: bool = False
     pending: str = ""
     writing: bool = False
+    expected: str = ""
 
 
 PLAIN = Scene()
@@ -66,35 +66,6 @@ def transcript(conversation: Conversation | None, scene: Scene = PLAIN) -> str:
         f'<div class="transcript" role="log" data-conversation="{name}"{state}>{_icons()}{_earlier(hidden)}'
         f"{''.join([*bubbles, *pending])}</div>"
     )
-
-
-def reasoning_fold(reasoning: str | None, ended: bool, thought_s: float | None, name: str) -> str:
-    """What the model thought, folded; ``name`` tells folds apart, so that one that is open stays so."""
-    if reasoning is None:
-        return ""
-    words = _thought_for(thought_s) if ended else texts.THINKING_UNFINISHED
-    return (
-        f'<details class="reasoning" data-fold="{escape(name)}"><summary>{words}</summary>'
-        f'<div class="bubble-text">{plain_html(reasoning)}</div></details>'
-    )
-
-
-def live_head(
-    label: str, changed: bool, progress: str, reasoning: str | None, ended: bool, thought_s: float | None
-) -> str:
-    """Above an answer that is being written: who writes it, what it waits for, and what it thinks.
-
-    ``progress`` is HTML. ``ended`` says whether the reasoning has.
-    """
-    thought = ""
-    if reasoning is not None:
-        words = _thought_for(thought_s) if ended else texts.THINKING
-        thought = (
-            f'<details class="reasoning" data-fold="live"><summary>{words}</summary>'
-            f'<div class="bubble-text">{plain_html(reasoning)}</div></details>'
-        )
-    state = "waiting" if progress else "thinking" if reasoning is not None and not ended else "streaming"
-    return f'<div class="live-head" data-state="{state}">{_who(label, changed)}{progress}{thought}</div>'
 
 
 def answered_before(conversation: Conversation | None, leaf: str) -> str:
@@ -120,7 +91,7 @@ def _earlier(hidden: int) -> str:
 def _bubble(conversation: Conversation, path: tuple[Turn, ...], place: int, scene: Scene) -> str:
     turn, last = path[place], place == len(path) - 1
     editing = scene.editing == turn.id and not scene.writing
-    body = _editor(turn, scene.rewritten) if editing else _body(turn)
+    body = _editor(turn, scene.rewritten) if editing else body_html(turn)
     under = "" if editing else _under(conversation, turn, last, scene.writing)
     names = {"user": "You", "assistant": f"Answer of {label_of(turn) or 'a model'}", "system": "System"}
     return (
@@ -142,43 +113,7 @@ def _head(turn: Turn, path: tuple[Turn, ...], place: int) -> str:
         return '<p class="who">System</p>'
     before = next((label_of(t) for t in reversed(path[:place]) if t.role == "assistant" and label_of(t)), "")
     label = label_of(turn)
-    return _who(label, bool(before and label and before != label), _alone(turn.reply))
-
-
-def _who(label: str, changed: bool, note: str = "") -> str:
-    mark = (
-        f'<b class="changed-mark" title="{escape(texts.OTHER_WEIGHTS_HELP)}">{texts.OTHER_WEIGHTS}</b>'
-        if changed
-        else ""
-    )
-    base, plus, adapter = label.partition(" + ")
-    named = f"{escape(base)}{f' + <b>{escape(adapter)}</b>' if plus else ''}" if label else "Assistant"
-    return f'<p class="who"{" data-changed" if changed else ""}><span class="who-name">{named}</span>{mark}{note}</p>'
-
-
-def _alone(reply: Reply | None) -> str:
-    if reply is None or not (reply.alone or reply.template != "chat"):
-        return ""
-    words = f"{texts.TEMPLATES[reply.template]} · prompt alone" if reply.alone else texts.TEMPLATES[reply.template]
-    return f'<span class="quiet" title="{escape(texts.ALONE_HELP)}">{words}</span>'
-
-
-def _body(turn: Turn) -> str:
-    if turn.role != "assistant":
-        return f'<div class="bubble-text">{plain_html(turn.content)}</div>'
-    reasoning, answer, ended = split_reasoning(turn.content)
-    thought_s = turn.reply.thought_s if turn.reply else None
-    fold = reasoning_fold(reasoning, ended, thought_s, turn.id)
-    shown = markdown_html(answer)
-    if not answer.strip():
-        shown = f'<p class="quiet">{texts.NOTHING_WRITTEN}</p>' if reasoning is None else ""
-    return f'{fold}<div class="bubble-text answer-like">{shown}</div>'
-
-
-def _thought_for(thought_s: float | None) -> str:
-    if thought_s is None:
-        return "Thought"
-    return f"Thought for {max(1, round(thought_s))} s" if thought_s < 100 else f"Thought for {seconds_text(thought_s)}"
+    return who_line(label, bool(before and label and before != label), alone_note(turn.reply))
 
 
 def _editor(turn: Turn, rewritten: str | None) -> str:
@@ -202,49 +137,12 @@ def _under(conversation: Conversation, turn: Turn, last: bool, writing: bool) ->
     notices = "".join(
         f'<p class="notice">{escape(notice)}</p>' for notice in (turn.reply.notices if turn.reply else ())
     )
-    line = " · ".join(part for part in (*_marks(turn), *_figures(turn.reply), _time(turn.at)) if part)
+    line = " · ".join(part for part in (*marks(turn), *figures(turn.reply), time_html(turn.at)) if part)
     versions = _versions(conversation, turn, writing)
     return (
         f'{notices}<div class="bubble-foot">{versions}<p class="figures">{line}</p>'
         f'<div class="acts" role="group" aria-label="Actions">{_acts(turn, last, writing)}</div></div>'
     )
-
-
-def _marks(turn: Turn) -> list[str]:
-    """What a reader must know of it: it was broken off, or a person rewrote it."""
-    finish = turn.reply.finish_reason if turn.reply else ""
-    marks = (
-        [f'<b class="mark-stopped" title="{escape(texts.FINISH_HELP["cancelled"])}">stopped</b>']
-        if turn.stopped
-        else []
-    )
-    if finish == "length":
-        marks.append(f'<b class="mark-cut" title="{escape(texts.FINISH_HELP["length"])}">cut at the limit</b>')
-    return [*marks, "<b>edited</b>" if turn.edited else ""]
-
-
-def _figures(reply: Reply | None) -> list[str]:
-    """Tokens · tokens/s · first token · seed · finish, as far as they are known."""
-    if reply is None:
-        return []
-    stats: GenerationStats = reply.stats
-    speed, first = stats.tokens_per_second, stats.first_token_s
-    return [
-        plural(stats.completion_tokens, "token") if stats.completion_tokens else "",
-        "" if speed is None else f"{speed:.1f} tokens/s",
-        "" if first is None else f"first token {seconds_text(first)}",
-        f"seed {reply.provenance.seed}" if reply.provenance else "",
-        texts.FINISH["stop"] if reply.finish_reason == "stop" else "",
-        f'<span title="{escape(texts.CACHED_HELP)}">{texts.CACHED}</span>' if reply.cached else "",
-    ]
-
-
-def _time(at: float) -> str:
-    """By this machine's clock; the page says it by its reader's."""
-    if not at:
-        return ""
-    exact = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-    return f'<time datetime="{exact}">{time.strftime("%H:%M", time.localtime(at))}</time>'
 
 
 def _versions(conversation: Conversation, turn: Turn, writing: bool) -> str:

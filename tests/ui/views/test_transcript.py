@@ -10,7 +10,8 @@ from playground.conversation import Conversation, Reply, Turn
 from playground.errors import NotFound
 from playground.types import GenerationSettings, GenerationStats, ModelSpec, Provenance
 from playground.ui.views.composer import answers_next, composer_line, context_meter
-from playground.ui.views.transcript import SHOWN_MESSAGES, Scene, answered_before, live_head, transcript
+from playground.ui.views.transcript import SHOWN_MESSAGES, Scene, answered_before, transcript
+from playground.ui.views.turns import live_head
 
 PIRATE = ModelSpec("starter", (("pirate", 0.5),))
 HOSTILE = "${alert(1)}</textarea><script>x</script>\"'`{{y}}"

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Run:
+class Asked:
     """One press of Generate or Try again, in ``conversation``, "" for a new one, until its ``answer`` is there.
 
     ``left`` says that the page shows something else by now, so that nobody sees the rest.
