@@ -292,7 +292,7 @@ SAMPLES_DATASET_HELP = {
     False: "Prompts to try are drawn from it.",
 }
 SAMPLES_PROMPTS = "Sample prompts"
-SAMPLES_OWN = "this run was trained on it"
+SAMPLES_OWN = "of this run's own dataset"
 SAMPLES_ON_HUB = "on the hub"
 SAMPLES_RELIST = "Refresh"
 SAMPLES_AGAIN = "New samples"

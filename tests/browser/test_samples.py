@@ -52,7 +52,7 @@ def strangers(tmp_path: Path) -> AppConfig:
 def test_a_sample_fills_the_prompt_and_its_answer_goes_with_it_as_long_as_it_stands(page: Page):
     """I4: the run's own dataset first; the expected answer leaves with the first other letter, and comes back."""
     validated(page)
-    expect(page.locator("#sample-dataset input")).to_have_value("triage/test.jsonl · this run was trained on it")
+    expect(page.locator("#sample-dataset input")).to_have_value("triage/test.jsonl · of this run's own dataset")
     pick(page, "sample-prompts", "row")
     expect(page.locator("#inference-prompt textarea")).not_to_have_value("")
     expect(page.locator("#expected-answer .expected-text")).to_be_visible()

@@ -23,7 +23,7 @@ from playground.ui import texts
 from playground.ui.inference_tab import InferenceTab
 from playground.ui.opened import Open
 from tests.ui.fake_engine import FakeEngine
-from tests.ui.page import Tab, collected, last
+from tests.ui.page import Tab, collected, last, seen_by_the_gate
 
 pytestmark = pytest.mark.anyio
 BALANCED = {"strategy": "sampling", "temperature": 0.7, "max_new_tokens": 256, "repetition_penalty": 1.15}
@@ -408,3 +408,16 @@ def test_the_bundled_runs_are_all_there() -> None:
     assert {"pirate", "json-failed", "sql-incomplete"} <= {
         path.name for path in Path(ROOT / "assets" / "adapters").iterdir()
     }
+
+
+async def test_on_a_shared_server_a_checkpoint_answers_by_its_label_and_no_path_is_told(config, toasts):
+    """I2, I5, S1, S2: what the operator's folders hold is asked without anybody reading where it lies."""
+    page = InferencePage(Engine(), replace(config, free_paths=False, host="0.0.0.0"))
+    page.visitor = seen_by_the_gate(Caller("user anna", "user"))
+    label = "pirate-overfit/checkpoint-50"
+    updates = await page.says("Hi", adapter=label)
+    assert page.engine.requests[-1].spec.adapters[0][0] == str(ROOT / "assets" / "adapters" / label)
+    assert f"starter + {label} answered." in page.status(updates)
+    assert str(ROOT) not in "".join(value for update in updates for value in update.values() if isinstance(value, str))
+    refused = await page.says("Hi", adapter=str(ROOT / "assets" / "adapters" / label))
+    assert "is not offered" in page.status(refused)

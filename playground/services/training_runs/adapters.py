@@ -77,7 +77,12 @@ def own_adapters(reading: Reading, folder: Folder, runs: AbstractSet[str]) -> li
 
 def has_adapter(place: Folder) -> bool:
     """Whether an adapter lies directly in the folder, with its weights."""
-    return CONFIG_FILE in place.files and bool(_weights(place))
+    return CONFIG_FILE in place.files and has_weights(place)
+
+
+def has_weights(place: Folder) -> bool:
+    """Whether a file with an adapter's weights lies directly in the folder."""
+    return bool(_weights(place))
 
 
 def written(reading: Reading, place: Folder, otherwise: AbstractSet[str] = frozenset()) -> float:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from playground.services.training_runs.adapters import CONFIG_FILE, Saved, checkpoint_folders
+from playground.services.training_runs.adapters import CONFIG_FILE, Saved, checkpoint_folders, has_weights
 from playground.services.training_runs.reading import Folder, Reading
 from playground.services.training_runs.states import Progress
 from playground.training_run import RunState
@@ -97,6 +97,8 @@ def _of_another_kind(reading: Reading, folder: Folder) -> str:
 def _nothing_left(reading: Reading, folder: Folder, progress: Progress) -> str:
     if folder.files & {CONFIG_FILE} and progress.step is None:
         return f"There is {CONFIG_FILE} and no file with the adapter's weights."
+    if has_weights(folder) and CONFIG_FILE not in folder.files:
+        return f"It left an adapter's weights without {CONFIG_FILE}, which says what they are for."
     at = f" It stopped at step {progress.step}{_of(progress)}." if progress.step is not None else ""
     checkpoints = checkpoint_folders(reading, folder)[:1]
     if any(_SHARDS.fullmatch(name) for place in checkpoints for name in place.folders):

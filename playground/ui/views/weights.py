@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from playground.errors import InvalidRequest
 from playground.types import LoadedAdapter, ResidentInfo
@@ -197,4 +198,10 @@ def _adapter_row(adapter: LoadedAdapter) -> str:
         mark = f' <span class="notice" title="{warned}">{plural(len(adapter.warnings), "warning")}</span>'
     facts = [kind_name(adapter.kind), bytes_text(adapter.bytes), "takes turns of its own" if adapter.exclusive else ""]
     shown = escape(" · ".join(fact for fact in facts if fact))
-    return f"<li>{escape(adapter.name)} <span class='muted'>{shown}</span>{mark}</li>"
+    return f"<li>{escape(_shown_name(adapter))} <span class='muted'>{shown}</span>{mark}</li>"
+
+
+def _shown_name(adapter: LoadedAdapter) -> str:
+    """A checkpoint's folder alone would not say of which run it is."""
+    is_checkpoint = adapter.name.startswith("checkpoint")
+    return f"{Path(adapter.path).parent.name}/{adapter.name}" if is_checkpoint else adapter.name

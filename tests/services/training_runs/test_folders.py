@@ -287,6 +287,10 @@ def test_a_loss_that_recovered_is_none(tmp_path: Path) -> None:
         ({"train.log": "starting\n"}, "It left no adapter."),
         ({"runs/Nov20_host/events.out.tfevents.1": ""}, "It left no adapter."),
         ({"checkpoint-5/adapter_config.json": "{}"}, "It left no adapter."),
+        (
+            {"trainer_state.json": trainers.state(9, 9), "adapter_model.safetensors": "0"},
+            "It left an adapter's weights without adapter_config.json, which says what they are for.",
+        ),
         ({"adapter_config.json": "{}"}, "There is adapter_config.json and no file with the adapter's weights."),
         ({"checkpoint-5/model-00001-of-00002.safetensors": "", "checkpoint-5/config.json": "{}"},
          "It left whole models, and no adapter."),
