@@ -163,6 +163,22 @@ class ChatAnswers:
             run.shown_instead = opened
         return run
 
+    async def leave_for(self, page: str, opened: Open, caller: Caller) -> None:
+        """`leave`; where the conversation that is being written in was deleted, that ends as well."""
+        run = self.leave(page, opened)
+        if run is None or not run.conversation:
+            return
+        try:
+            await self.found(caller, Open(run.conversation))
+        except PlaygroundError:
+            run.stop()
+
+    async def found(self, caller: Caller, opened: Open) -> Conversation | None:
+        """The conversation that is open, None where none is. Raises what `History.get` raises."""
+        if not opened.conversation:
+            return None
+        return await asyncio.to_thread(self._history.get, caller, opened.conversation)
+
     def stop(self, page: str) -> None:
         """End what ``page`` is writing and shows; what is written stays."""
         run = self._runs.get(page)

@@ -181,27 +181,17 @@ class ChatTab:
         opened, page, before = Open.parse(key), visitor.session_hash or "", Look.parse(look)
         if before.key == opened.key or self.answers.is_writing(page, opened.conversation):
             return {self.line: gr.skip()}
-        await self._leave(page, opened, caller_of(visitor))
+        await self.answers.leave_for(page, opened, caller_of(visitor))
         is_other = Open.parse(before.key).conversation != opened.conversation
         now = Look(opened.key) if is_other else replace(before, key=opened.key)
         try:
-            conversation = await self._found(caller_of(visitor), opened)
+            conversation = await self.answers.found(caller_of(visitor), opened)
             updates = self._shows(conversation, now, opened.leaf)
         except Exception as error:
             return {**self.bubbles.draws(None), self.look: now.text, self.line: _told(error)}
         if conversation is not None and is_other:
             updates |= {self._side_system: conversation.system, self.line: composer_line()}
         return updates
-
-    async def _leave(self, page: str, opened: Open, caller: Caller) -> None:
-        """What is being written goes on unseen, unless the conversation that it belongs to was deleted."""
-        run = self.answers.leave(page, opened)
-        if run is None or not run.conversation:
-            return
-        try:
-            await self._found(caller, Open(run.conversation))
-        except PlaygroundError:
-            run.stop()
 
     def _begin_new(self, visitor: gr.Request, key: str) -> Updates:
         """Leave a first answer that is being written, for what is open does not change then."""
@@ -219,11 +209,6 @@ class ChatTab:
         """Updates that show ``conversation`` here, and open it in the other parts of the page."""
         opened = self._opened.shows(conversation)
         return {**self._shows(conversation, replace(look, key=opened[self._opened.key])), **opened}
-
-    async def _found(self, caller: Caller, opened: Open) -> Conversation | None:
-        if not opened.conversation:
-            return None
-        return await asyncio.to_thread(self._history.get, caller, opened.conversation)
 
     # --- asking ---
 
@@ -289,7 +274,7 @@ class ChatTab:
     async def _instead(self, visitor: gr.Request, opened: Open) -> Updates:
         """What the page shows by now, once more: updates of what it left may have come after it."""
         try:
-            conversation = await self._found(caller_of(visitor), opened)
+            conversation = await self.answers.found(caller_of(visitor), opened)
             return self.bubbles.draws(conversation, Scene(opened.leaf))
         except PlaygroundError:  # whatever is wrong with it, its own drawing has said so
             return self.bubbles.draws(None)
@@ -300,7 +285,7 @@ class ChatTab:
         look = replace(look, editing=wish.turn if wish.edited else "")
         scene = Scene(wish.opened.leaf, look.editing, wish.content if wish.edited else None, look.everything)
         try:
-            conversation = await self._found(caller_of(visitor), wish.opened)
+            conversation = await self.answers.found(caller_of(visitor), wish.opened)
             return {**back, **self.bubbles.draws(conversation, scene), self.look: look.text}
         except PlaygroundError:  # deleted elsewhere: what failed has said so
             return {**back, **self.bubbles.draws(None), self.look: look.text}
@@ -336,7 +321,7 @@ class ChatTab:
         if act in ("edit", "cancel", "earlier"):
             editing = turn if act == "edit" else "" if act == "cancel" else look.editing
             look = replace(look, editing=editing, everything=look.everything or act == "earlier")
-            return self._shows(await self._found(caller, opened), look, opened.leaf)
+            return self._shows(await self.answers.found(caller, opened), look, opened.leaf)
         changed = await asyncio.to_thread(self._changed, caller, opened.conversation, said)
         look = replace(look, editing="" if act == "save" else look.editing)
         return {**self._opens(changed, look), self.line: composer_line()}

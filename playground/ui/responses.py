@@ -101,7 +101,7 @@ class Responses:
     async def as_stored(self, visitor: gr.Request, opened: Open) -> Updates:
         """What is stored of ``opened``, once more: updates of what was being written may have come after it."""
         try:
-            conversation = await self._found(caller_of(visitor), opened)
+            conversation = await self._answers.found(caller_of(visitor), opened)
             return self.shows(conversation, opened.leaf if conversation else None)
         except PlaygroundError:  # whatever is wrong with it has been said
             return self.shows(None)
@@ -111,18 +111,8 @@ class Responses:
         opened, page = Open.parse(key), visitor.session_hash or ""
         if key == drawn or self._answers.is_writing(page, opened.conversation):
             return {self.drawn: gr.skip()}
-        await self._leave(page, opened, caller_of(visitor))
+        await self._answers.leave_for(page, opened, caller_of(visitor))
         return await self.as_stored(visitor, opened)
-
-    async def _leave(self, page: str, opened: Open, caller: Caller) -> None:
-        """What is being written goes on unseen, unless the conversation that it belongs to was deleted."""
-        run = self._answers.leave(page, opened)
-        if run is None or not run.conversation:
-            return
-        try:
-            await self._found(caller, Open(run.conversation))
-        except PlaygroundError:
-            run.stop()
 
     def _begin_new(self, visitor: gr.Request, key: str) -> Updates:
         """Leave a first answer that is being written, for what is open does not change then."""
@@ -131,11 +121,6 @@ class Responses:
             return {self.drawn: gr.skip()}
         self._answers.leave(page, Open())
         return {**self.shows(None), **self._opened.awaits("")}
-
-    async def _found(self, caller: Caller, opened: Open) -> Conversation | None:
-        if not opened.conversation:
-            return None
-        return await asyncio.to_thread(self._history.get, caller, opened.conversation)
 
     # --- what is done with all of it ---
 
