@@ -78,8 +78,8 @@ def test_workflow_2_experiment_with_the_settings(page: Page, picture):
     picture("refined")
 
 
-def test_workflow_3_watch_it_come_and_stop_it(page: Page, picture):
-    """P3: with and without streaming; the speed is seen, and an answer that is stopped says so."""
+def test_workflow_3_watch_it_come(page: Page, picture):
+    """P3: with and without streaming; the speed is seen. Stopping early is test_playground.py's, on a slow engine."""
     load(page)
     fill(page, max_new_tokens=300, temperature=1.5)
     page.locator("#streaming input").uncheck()
@@ -92,9 +92,7 @@ def test_workflow_3_watch_it_come_and_stop_it(page: Page, picture):
     page.locator("#generate").click()
     expect(page.locator("#answer-status")).to_contain_text(re.compile(r"[\d.]+ tokens/s"), timeout=ANSWER_LIMIT_MS)
     picture("streaming")
-    if page.locator("#stop").is_visible():  # a small model may have ended by itself by now
-        page.locator("#stop").click(force=True)
-    expect(page.locator("button.stats")).to_contain_text(re.compile("stopped|ended by itself|cut at"))
+    expect(page.locator("button.stats")).to_contain_text(re.compile("ended by itself|cut at"))
     picture("ended")
 
 
