@@ -285,6 +285,15 @@ def existing_folder(name: str) -> str:
     return os.path.realpath(folder) if os.path.isdir(folder) else ""
 
 
+def is_text(name: str) -> bool:
+    """False for half characters, which some folders' names hold, and nothing that is sent or shown can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_path(name: str) -> bool:
     """True when ``name`` can only be meant as a path, not as a hub id of the form org/name."""
     return name.startswith((".", "~", os.sep)) or (os.sep != "/" and os.sep in name) or name.count("/") > 1

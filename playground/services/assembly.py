@@ -66,7 +66,7 @@ class Services:
         meters.watch(engine)
         generation = Generation(engine, config, meters)
         history, replay, limits = History(store, config), Replay(generation, models), Limits(config, meters)
-        datasets = Datasets(config, runs)
+        datasets = Datasets(config)
         return cls(
             models=models,
             names=names,

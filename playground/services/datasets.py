@@ -9,7 +9,6 @@ from pathlib import Path
 
 from playground.config import AppConfig, is_dataset_id, is_path
 from playground.errors import InvalidRequest, NotFound, NotPermitted
-from playground.services.runs import Runs
 from playground.services.tables import files as dataset_files
 from playground.services.tables import hub_rows
 from playground.services.tables.rows import Rows as Rows
@@ -43,9 +42,8 @@ class Datasets:
     file or hub id, and no link leads out of the configured folders.
     """
 
-    def __init__(self, config: AppConfig, runs: Runs) -> None:
+    def __init__(self, config: AppConfig) -> None:
         self._config = config
-        self._runs = runs
         self._hub = hub_rows.HubRows()
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from playground.config import AppConfig, ModelEntry, existing_folder, is_path
+from playground.config import AppConfig, ModelEntry, existing_folder, is_path, is_text
 from playground.errors import AdapterInvalid, AdapterUnknown, ModelBusy, ModelNotFound, ModelNotLoaded
 from playground.local_inference import LocalInference
 from playground.local_inference.adapters import AdapterReport as AdapterReport
@@ -277,12 +277,12 @@ class Models:
             raise ModelNotFound(
                 f"{base!r} is not offered here.", f"Offered: {names}. Others can be added with --model."
             )
-        folder = existing_folder(base) if _is_text(base) else ""
+        folder = existing_folder(base) if is_text(base) else ""
         if folder:
             return folder
         if is_path(base) or os.path.exists(base):
             raise ModelNotFound(f"There is no model folder {base!r}.", "Check the path; it must hold a config.json.")
-        if "/" not in base or ":" in base or not _is_text(base):  # a colon is before an adapter's name
+        if "/" not in base or ":" in base or not is_text(base):  # a colon is before an adapter's name
             names = ", ".join(self._config.models)
             raise ModelNotFound(f"There is no model {base!r}.", f"Offered: {names}. Or type a folder or org/name.")
         return base
@@ -295,7 +295,7 @@ class Models:
             if adapter == info.name or (self._config.free_paths and adapter == info.path):
                 self._refuse_links_out(info.path)
                 return info.path
-        typed = existing_folder(adapter) if self._config.free_paths and _is_text(adapter) else ""
+        typed = existing_folder(adapter) if self._config.free_paths and is_text(adapter) else ""
         labelled = None if os.path.isabs(adapter) else self._checkpoint(adapter)
         if labelled:
             _refuse_two_places(adapter, labelled, typed)
@@ -365,12 +365,3 @@ def _refuse_two_places(name: str, labelled: str, typed: str) -> None:
             f"{name!r} stands for two adapters: the training run's in {labelled!r}, and the folder {typed!r}.",
             "Type the whole path of the one that you mean.",
         )
-
-
-def _is_text(name: str) -> bool:
-    """False for half characters, which some folders' names hold, and nothing that is sent or shown can."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from playground.config import AppConfig
+from playground.config import AppConfig, is_text
 from playground.errors import InvalidRequest, PlaygroundError, QueueFull, RateLimited, ShuttingDown
 from playground.services.generation import Generation
 from playground.services.limits import Limits
@@ -263,11 +263,7 @@ class _Growing:
 
 def _is_text(prompt: TrialPrompt) -> bool:
     """False for half a surrogate pair, which JSON may hold, and no tokenizer reads and no file takes."""
-    try:
-        f"{prompt.text}{prompt.expected}{prompt.system}".encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return is_text(f"{prompt.text}{prompt.expected}{prompt.system}")
 
 
 def _in_order(plan: TrialPlan) -> Iterator[Place]:

@@ -58,7 +58,6 @@ class InferenceTab:
         self, config: AppConfig, services: Services, side: SidePanel, opened: Opened, pace: Pace | None = None
     ) -> None:
         self._readiness = services.readiness
-        self._history = services.history
         self._side = side
         self._opened = opened
         self.runs = RunPicker(config, services, side)
@@ -87,7 +86,6 @@ class InferenceTab:
         self.runs.listen(demo, bar)
         self.samples.listen(demo, self.panel.prompt)
         self.responses.listen(self.panel.prompt, self.samples.chosen)
-        self.pairs.listen(self._history, self._opened, self.panel.prompt, self.samples.chosen)
         self._listen_lock()
         self._listen_generate()
 

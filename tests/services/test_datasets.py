@@ -12,14 +12,12 @@ import pytest
 from playground.config import AppConfig
 from playground.errors import InvalidRequest, NotFound, NotPermitted
 from playground.services.datasets import Dataset, Datasets
-from playground.services.runs import Runs
-from playground.store import Store
 from playground.training_run import TrainingRun
 
 
 def datasets(*entries: str | Path, shared: bool = False) -> Datasets:
     config = AppConfig(datasets=tuple(map(str, entries)), free_paths=not shared)
-    return Datasets(config, Runs(config, Store.in_memory()))
+    return Datasets(config)
 
 
 def file(path: Path, *questions: str) -> Path:

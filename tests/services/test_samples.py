@@ -13,10 +13,8 @@ from playground.errors import InvalidRequest
 from playground.local_inference import LocalInference
 from playground.services.assembly import Services
 from playground.services.datasets import Datasets
-from playground.services.runs import Runs
 from playground.services.samples import Columns, Drawn, Samples, drawn_from
 from playground.services.tables.rows import NOT_NUMBERED, Rows
-from playground.store import Store
 from playground.training_run import TrainingRun
 
 ROWS = [{"question": f"Question {at}?", "answer": f"Answer {at}"} for at in range(50)]
@@ -24,7 +22,7 @@ ROWS = [{"question": f"Question {at}?", "answer": f"Answer {at}"} for at in rang
 
 def samples(*folders: Path) -> Samples:
     config = AppConfig(datasets=tuple(map(str, folders)))
-    return Samples(Datasets(config, Runs(config, Store.in_memory())))
+    return Samples(Datasets(config))
 
 
 def saved(tmp_path: Path, rows: list[Any], name: str = "a.jsonl") -> Samples:

@@ -15,11 +15,9 @@ from playground.errors import InvalidRequest
 from playground.services import trial_files
 from playground.services.datasets import Datasets
 from playground.services.manifests import Manifest
-from playground.services.runs import Runs
 from playground.services.samples import Columns, Samples
 from playground.services.trial_prompts import TrialPrompts, typed
 from playground.services.trials import TrialPlan, TrialPrompt, TrialRow
-from playground.store import Store
 from playground.types import GenerationRequest, GenerationSettings, GenerationStats, ModelSpec
 from tests.services.scripted_engine import MADE
 
@@ -142,7 +140,7 @@ def test_typed_prompts_are_lines_or_parts_between_lines_of_three_dashes(text: st
 @pytest.fixture(scope="module")
 def prompts() -> TrialPrompts:
     config = load_config()
-    return TrialPrompts(Samples(Datasets(config, Runs(config, Store.in_memory()))), config, 50)
+    return TrialPrompts(Samples(Datasets(config)), config, 50)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from playground.config import is_text
+
 T = TypeVar("T")
 Stamp = tuple[int, int, int, int] | None
 
@@ -86,7 +88,7 @@ class Reading:
     def _sort_in(self, entry: os.DirEntry[str], files: list[str], folders: dict[str, str]) -> None:
         if entry.name.startswith("."):
             return
-        if not entry.name.isascii() and not _is_text(entry.name):
+        if not entry.name.isascii() and not is_text(entry.name):
             self.notices.append(
                 f"In {self.shown(entry.path.rpartition(os.sep)[0])} a name is no text, and was left out."
             )
@@ -155,15 +157,6 @@ def _holds(read_at: int, trail: dict[str, Stamp]) -> bool:
             return False
         if _stamp(path) != stamp:
             return False
-    return True
-
-
-def _is_text(name: str) -> bool:
-    """False for half characters, which some files' names hold, and nothing that is sent or shown can."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
     return True
 
 

@@ -48,7 +48,7 @@ prepare_process()
 from playground.errors import PlaygroundError
 from playground.services.datasets import Datasets
 from playground.services.samples import Samples
-samples = Samples(Datasets(AppConfig(), None))
+samples = Samples(Datasets(AppConfig()))
 for name in sys.argv[1:]:
     try:
         drawn = samples.draw(name, seed=1)
