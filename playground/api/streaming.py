@@ -20,6 +20,7 @@ from playground.types import GenerationEvent, Status
 
 CLIENT_GONE = 499
 HOLD_BACK_S = 0.2
+HOLD_BACK_UNREAD_S = 5.0
 HEARTBEAT_S = 0.2
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -45,14 +46,17 @@ async def settled(events: Events) -> Events:
     """``events``, once it is known that they begin well, or after a moment; what fails until then is raised here.
 
     So an over-long prompt or a full queue is an HTTP status even for a stream, and a slow load still shows signs of
-    life.
+    life. What comes with provenance has its prompt rendered and measured; a prompt that is long takes longer for that
+    than a moment on a busy machine.
     """
     first: list[GenerationEvent] = []
     started = time.monotonic()
     try:
         async for event in events:
             first.append(event)
-            if event.status.phase not in ("queued", "loading") or time.monotonic() - started > HOLD_BACK_S:
+            patience = HOLD_BACK_UNREAD_S if event.status.phase == "queued" else HOLD_BACK_S
+            begun = event.provenance is not None or event.status.phase not in ("queued", "loading")
+            if begun or time.monotonic() - started > patience:
                 break
     except BaseException:
         await events.aclose()
