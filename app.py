@@ -124,9 +124,12 @@ def _composed(config: AppConfig, identity: Identity, store: Store) -> Playground
 
     engine = LocalInference(
         memory_budget=config.memory_budget,
+        prefix_budget=config.prefix_budget,
+        private_prefixes=config.is_shared,
         keep_alive=config.keep_alive,
         adapter_roots=config.adapter_roots,
         pickles=config.converted,
+        measured=config.measured,
     )
     services = Services.over(engine, config, store)
     api = create_app(config, services)
@@ -250,6 +253,9 @@ def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--quantization", choices=QUANTIZATIONS)
     parser.add_argument(
         "--memory-budget", metavar="SIZE", help='what all models may take: auto, "8 GB", or a share: 0.5'
+    )
+    parser.add_argument(
+        "--prefix-budget", metavar="SIZE", help='what models may keep of texts they have read: "2 GB", a share, or off'
     )
     parser.add_argument("--keep-alive", metavar="SECONDS", help="unload a model that was unused for so long (0: never)")
     parser.add_argument("--preload", action="store_true", default=None, help="load the first model once the page is up")

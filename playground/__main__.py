@@ -54,7 +54,9 @@ _KINDS: dict[type, type] = {int: int, float: float, str: str}
 @contextmanager
 def opened(config: AppConfig) -> Iterator[tuple[Models, Generation]]:
     """The services over an engine that is closed at the end."""
-    with closing(LocalInference(adapter_roots=config.adapter_roots, pickles=config.converted)) as engine:
+    measured = config.measured if config.data_dir.is_dir() else None  # one answer in a terminal leaves no folder behind
+    engine = LocalInference(adapter_roots=config.adapter_roots, pickles=config.converted, measured=measured)
+    with closing(engine):
         yield Models(engine, config, Runs(config)), Generation(engine)
 
 

@@ -18,7 +18,7 @@ from playground.errors import ConfigError, PlaygroundError
 from playground.types import DTYPES, QUANTIZATIONS, Dtype, GenerationSettings, Quantization, Template
 
 ROOT = Path(__file__).resolve().parent.parent
-_ENGINE_KEYS = {"device", "dtype", "quantization", "memory_budget", "keep_alive", "allow_pickle"}
+_ENGINE_KEYS = {"device", "dtype", "quantization", "memory_budget", "prefix_budget", "keep_alive", "allow_pickle"}
 _SERVER_KEYS = {
     "host", "port", "upload_limit", "auth", "api_key", "admin_key", "oauth_users", "allow_origin", "allow_host",
     "rate_limit", "login_limit", "at_once", "deadline", "drain", "answer_cache", "content_filter", "access_log",
@@ -59,7 +59,8 @@ class AppConfig:
     """Everything that is decided at start. ``models`` keeps the order of the file; added models come last.
 
     ``memory_budget`` is what all models together may take: 0 for what is free, up to 1 a share of the device's memory,
-    above that bytes. ``keep_alive`` is after how many seconds an unused model is unloaded; 0 is never.
+    above that bytes; ``prefix_budget`` likewise what all may keep of texts that they have read, for later ones that
+    begin alike, 0 for nothing. ``keep_alive`` is after how many seconds an unused model is unloaded; 0 is never.
     ``free_paths`` says whether a person may type a folder or hub id that the configuration does not offer: only where
     the server is reached from this machine alone. ``runs`` are folders to look for training runs in, beside those of the
     adapters; ``datasets`` are folders and files of datasets, and hub ids. ``allow_pickle`` lets adapters be read that are
@@ -85,6 +86,7 @@ class AppConfig:
     dtype: Dtype = "auto"
     quantization: Quantization = "auto"
     memory_budget: float = 0.0
+    prefix_budget: float = 0.1
     keep_alive: float = 0.0
     models: Mapping[str, ModelEntry] = field(default_factory=dict)
     adapters: tuple[str, ...] = ()
@@ -138,6 +140,11 @@ class AppConfig:
         return self.data_dir / "converted" if self.allow_pickle else None
 
     @property
+    def measured(self) -> Path:
+        """Where figures are kept that were timed of this machine."""
+        return self.data_dir / "measured.json"
+
+    @property
     def adapter_roots(self) -> tuple[Path, ...]:
         """The folders out of which no link of an adapter may lead; () where every path of this machine may be typed."""
         if self.free_paths:
@@ -154,7 +161,8 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     """Read ``path`` (default: configs/playground.toml), the built-in presets and use cases; lay ``overrides`` over them.
 
     ``overrides`` holds what the command line or the environment gave: config (the path), host, port, data_dir, device,
-    dtype, quantization, memory_budget, keep_alive, allow_pickle, preload, any other key of `[server]`, and lists ``model``,
+    dtype, quantization, memory_budget, prefix_budget, keep_alive, allow_pickle, preload, any other key of `[server]`, and
+    lists ``model``,
     ``adapter``, ``runs`` and ``datasets`` that add to what is offered. Values of None are ignored.
 
     Raises `ConfigError` naming the file and the key for anything unknown or malformed.
@@ -185,6 +193,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         dtype=check.one_of("dtype", merged.get("dtype", "auto"), DTYPES),
         quantization=check.one_of("quantization", merged.get("quantization", "auto"), QUANTIZATIONS),
         memory_budget=check.memory_budget(merged.get("memory_budget", "auto")),
+        prefix_budget=check.prefix_budget(merged.get("prefix_budget", 0.1)),
         keep_alive=check.seconds("keep_alive", merged.get("keep_alive", 0)),
         models=models,
         adapters=adapters,
@@ -224,9 +233,9 @@ def environment_overrides(environ: Mapping[str, str] = os.environ) -> dict[str, 
     if "PORT" in environ:
         found["port"] = environ["PORT"]
     for key in (
-        "config", "host", "port", "data_dir", "device", "dtype", "quantization", "memory_budget", "keep_alive",
-        "allow_pickle", "upload_limit", "admin_key", "rate_limit", "login_limit", "at_once", "deadline", "drain",
-        "answer_cache", "content_filter", "access_log", "session_hours", "metrics",
+        "config", "host", "port", "data_dir", "device", "dtype", "quantization", "memory_budget", "prefix_budget",
+        "keep_alive", "allow_pickle", "upload_limit", "admin_key", "rate_limit", "login_limit", "at_once", "deadline",
+        "drain", "answer_cache", "content_filter", "access_log", "session_hours", "metrics",
     ):  # fmt: skip
         if value := environ.get(f"PLAYGROUND_{key.upper()}"):
             found[key] = value

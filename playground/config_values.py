@@ -32,17 +32,29 @@ def device(value: Any) -> str:
 
 def memory_budget(value: Any) -> float:
     """ "auto", a share of the memory (0.5, "50 %") or bytes (8000000000, "8 GB") as a number: 0 is "auto"."""
-    said = str(value).strip().lower()
-    if said == "auto":
-        return 0.0
+    return 0.0 if _said(value) == "auto" else _budget("memory_budget", value, "auto")
+
+
+def prefix_budget(value: Any) -> float:
+    """ "off", a share of the memory or bytes, as in `memory_budget`: 0 is "off"."""
+    return 0.0 if _said(value) == "off" else _budget("prefix_budget", value, "off")
+
+
+def _said(value: Any) -> str:
+    return str(value).strip().lower()
+
+
+def _budget(key: str, value: Any, word: str) -> float:
+    """A share up to 1, or bytes."""
+    said = _said(value)
     number = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*([a-z%]*)", said)
     if isinstance(value, bool) or number is None or number[2] not in _UNITS:
-        raise ConfigError(f"memory_budget is {value!r}.", 'Write "auto", "8 GB", or a share such as 0.5 or "50%".')
+        raise ConfigError(f"{key} is {value!r}.", f'Write "{word}", "8 GB", or a share such as 0.5 or "50%".')
     budget = float(number[1]) * _UNITS[number[2]]
     if budget > 1 and number[2] == "%":
-        raise ConfigError(f"memory_budget is {value!r}.", "A share is at most 100%.")
+        raise ConfigError(f"{key} is {value!r}.", "A share is at most 100%.")
     if 1 < budget < _LEAST_BUDGET:
-        raise ConfigError(f"memory_budget is {value!r}, which is {budget:g} bytes.", 'Name the unit, as in "8 GB".')
+        raise ConfigError(f"{key} is {value!r}, which is {budget:g} bytes.", 'Name the unit, as in "8 GB".')
     return budget
 
 

@@ -419,13 +419,15 @@ class Status:
 class GenerationStats:
     """Running totals of one answer. Times are seconds since the request was submitted.
 
-    ``tokens_per_second`` is decode only: (completion tokens − 1) over the time since the first token.
+    ``tokens_per_second`` is decode only: (completion tokens − 1) over the time since the first token. ``reused_tokens`` of
+    the prompt were not read anew, because the model had read them before with the same adapters.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     elapsed_s: float = 0.0
     first_token_s: float | None = None
+    reused_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -631,7 +633,11 @@ class ResidentInfo:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Bytes on the engine's device: total and free as the system reports them, and what of it is ours."""
+    """Bytes on the engine's device: total and free as the system reports them, and what of it is ours.
+
+    ``kv_cache`` is what rows hold that are being answered, ``reusable`` what earlier texts left for later ones, which makes
+    way for anything else.
+    """
 
     device: str
     total: int
@@ -640,6 +646,7 @@ class MemoryReport:
     adapters: int
     kv_cache: int
     process: int
+    reusable: int = 0
 
 
 CallerKind = Literal["key", "user", "guest", "address"]

@@ -26,7 +26,7 @@ from tests.conftest import ROOT, started_app
 
 OPTIONS = (
     "host", "port", "data-dir", "config", "model", "adapter", "device", "dtype", "quantization", "memory-budget",
-    "keep-alive", "preload", "auth", "api-key", "admin-key", "allow-origin",
+    "prefix-budget", "keep-alive", "preload", "auth", "api-key", "admin-key", "allow-origin",
 )  # fmt: skip
 FIRST_PAGE = """
 import json, socket, sys
@@ -118,6 +118,7 @@ def test_every_option_is_an_environment_variable_too(tmp_path):
         "dtype": "float32",
         "quantization": "nf4",
         "memory-budget": "8 GB",
+        "prefix-budget": "1 GB",
         "keep-alive": "600",
         "preload": "1",
         "auth": "anna:sesame,ben:open",
@@ -130,7 +131,7 @@ def test_every_option_is_an_environment_variable_too(tmp_path):
     config = load_config(overrides=environment_overrides(environ))
     assert (config.host, config.port, config.data_dir) == ("0.0.0.0", 7001, tmp_path)
     assert (config.device, config.dtype, config.quantization, config.preload) == ("cpu", "float32", "nf4", True)
-    assert (config.memory_budget, config.keep_alive) == (8e9, 600)
+    assert (config.memory_budget, config.prefix_budget, config.keep_alive) == (8e9, 1e9, 600)
     assert list(config.models)[-2:] == ["org/a", "org/b"]
     assert config.adapters == (str(tmp_path),)
     assert (config.auth, config.admin_key) == ({"anna": "sesame", "ben": "open"}, "sk-of-the-admin")
@@ -407,6 +408,26 @@ def test_every_setting_is_an_option_of_generate(capsys):
     shown = capsys.readouterr().out
     for name in knobs():
         assert f"--{name.replace('_', '-')}" in shown
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_where_strangers_come_their_prompts_are_kept_apart(monkeypatch, tmp_path, shared):
+    """G11: with the pages and without them; among this machine's own people everything that was read serves everybody."""
+    import app
+    from playground import api
+
+    class Made(Exception):
+        pass
+
+    def engine(**options: Any) -> None:
+        raise Made(options["private_prefixes"])
+
+    monkeypatch.setattr("playground.api.LocalInference", engine)
+    monkeypatch.setattr("playground.local_inference.LocalInference", engine)
+    config = replace(load_config(overrides={"data_dir": tmp_path}), free_paths=not shared)
+    for compose in (lambda: api.create_app(config), lambda: app._composed(config, None, None)):
+        with pytest.raises(Made, match=str(shared)):
+            compose()
 
 
 def test_nothing_names_a_registry():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from playground.config import _SERVER_KEYS, ROOT, environment_overrides, load_config
+from playground.config import _SERVER_KEYS, ROOT, environment_overrides, load_config, prepare_process
 from playground.errors import ConfigError
 from playground.types import GenerationSettings
 
@@ -58,6 +59,7 @@ def test_a_misspelt_key_is_named_with_a_suggestion(tmp_path: Path) -> None:
         ("[engine]\nmemory_budget = -1", "memory_budget is -1"),
         ("[engine]\nmemory_budget = 8", "which is 8 bytes.*8 GB"),
         ("[engine]\nmemory_budget = true", "memory_budget is True"),
+        ('[engine]\nprefix_budget = "some"', "prefix_budget is 'some'.*off"),
         ("[engine]\nkeep_alive = -5", "keep_alive is -5.*seconds"),
         ("[engine]\nkeep_alive = nan", "keep_alive is nan"),
         ('[engine]\nkeep_alive = "soon"', "keep_alive is 'soon'"),
@@ -131,6 +133,13 @@ def test_a_configuration_that_is_a_folder_is_a_sentence(tmp_path: Path) -> None:
 def test_a_memory_budget_is_bytes_or_a_share(tmp_path: Path, text: str, budget: float) -> None:
     """G1: as a person writes it; 0 is what is free."""
     assert load_config(_write(tmp_path, f"[engine]\nmemory_budget = {text}\n")).memory_budget == pytest.approx(budget)
+
+
+@pytest.mark.parametrize(("text", "budget"), [('"off"', 0), ("0", 0), ('"2 GB"', 2e9), ("0.25", 0.25)])
+def test_what_is_kept_for_later_turns_has_a_budget(tmp_path: Path, text: str, budget: float) -> None:
+    """G11: a tenth of the memory unless told otherwise."""
+    assert load_config().prefix_budget == 0.1
+    assert load_config(_write(tmp_path, f"[engine]\nprefix_budget = {text}\n")).prefix_budget == budget
 
 
 def test_models_stay_unless_a_time_is_given() -> None:
@@ -369,3 +378,14 @@ def test_no_link_of_a_run_may_lead_out_of_the_folders_of_runs(tmp_path: Path) ->
     given = {"runs": [str(tmp_path)], "data_dir": str(tmp_path / "data")}
     assert load_config(overrides=given).adapter_roots == ()
     assert tmp_path.resolve() in load_config(overrides=given | {"host": "0.0.0.0"}).adapter_roots
+
+
+def test_threads_change_places_often_from_the_start() -> None:
+    """P7, G11: with Python's own five milliseconds, a busy client's thread would hold up each step of every answer."""
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(0.005)
+        prepare_process()
+        assert sys.getswitchinterval() == pytest.approx(1e-4)
+    finally:
+        sys.setswitchinterval(before)

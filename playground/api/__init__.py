@@ -59,9 +59,12 @@ def _alone(config: AppConfig | None) -> FastAPI:
     config = config or load_config(overrides=environment_overrides())
     engine = LocalInference(
         memory_budget=config.memory_budget,
+        prefix_budget=config.prefix_budget,
+        private_prefixes=config.is_shared,
         keep_alive=config.keep_alive,
         adapter_roots=config.adapter_roots,
         pickles=config.converted,
+        measured=config.measured,
     )
     identity = Identity(config)
     with ExitStack() as given_up:

@@ -66,9 +66,13 @@ class LocalInference:
     """Base models and their adapters on this machine, behind one interface; every method may be called from any thread.
 
     ``memory_budget`` is what all models together may take: 0 for what is free, less a margin; up to 1 a share of the
-    device's memory; above that bytes. Idle models make way for new ones. A model that nobody has used for ``keep_alive``
-    seconds is unloaded; 0 means never. Adapters are refused whose files are links out of ``adapter_roots``; () allows any.
-    Those saved as pickles are refused too, unless ``pickles`` names a folder for copies of their numbers as safetensors.
+    device's memory; above that bytes. Idle models make way for new ones. ``prefix_budget``, written alike, is what all
+    may keep of texts that they have read, for later ones that begin alike; 0 for nothing. It makes way, too. With
+    ``private_prefixes`` only the same user's texts serve a user so, and of others' a whole system prompt. A model that
+    nobody has used for ``keep_alive`` seconds is unloaded; 0 means never. Adapters are refused whose files are links out of
+    ``adapter_roots``; () allows any. Those saved as pickles are refused too, unless ``pickles`` names a folder for copies of
+    their numbers as safetensors.
+    ``measured`` is a file for what was timed of this machine; without one it is timed again in each process.
     """
 
     def __init__(
@@ -76,13 +80,17 @@ class LocalInference:
         max_waiting: int = MAX_WAITING,
         *,
         memory_budget: float = 0.0,
+        prefix_budget: float = 0.1,
+        private_prefixes: bool = False,
         keep_alive: float = 0.0,
         adapter_roots: Sequence[Path] = (),
         pickles: Path | None = None,
+        measured: Path | None = None,
     ) -> None:
-        self._adapter_roots, self._pickles = tuple(adapter_roots), pickles
+        self._adapter_roots, self._pickles, self._measured = tuple(adapter_roots), pickles, measured
         self._max_waiting = max_waiting
         self._memory_budget, self._keep_alive = memory_budget, keep_alive
+        self._prefix_budget, self._private_prefixes = prefix_budget, private_prefixes
         self._lock = threading.Lock()
         self._starting = threading.Lock()  # held for seconds while torch is imported, so not the one that submit needs
         self._machinery: Machinery | None = None
@@ -426,7 +434,15 @@ class LocalInference:
                 import_transformers()
                 from playground.local_inference.machinery import Machinery
 
-                self._machinery = Machinery(self._memory_budget, self._keep_alive, self._adapter_roots, self._pickles)
+                self._machinery = Machinery(
+                    self._memory_budget,
+                    self._keep_alive,
+                    self._adapter_roots,
+                    self._pickles,
+                    self._prefix_budget,
+                    self._private_prefixes,
+                    self._measured,
+                )
             if self._closed:  # while it was starting
                 self._machinery.close()
                 raise ShuttingDown("The app is shutting down.", "Start it again.")

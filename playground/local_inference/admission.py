@@ -8,20 +8,17 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from playground import __version__
-from playground.local_inference import memory
 from playground.local_inference.cache import Prepared
 from playground.local_inference.decode import DecodeState
-from playground.local_inference.resident import Resident
+from playground.local_inference.reuse import opening
 from playground.local_inference.row import Row
 from playground.local_inference.sampling import Sampler
-from playground.local_inference.slots import SlotCache, bucket
+from playground.local_inference.slots import SlotCache
 from playground.local_inference.templates import extra_stops, template_text
 from playground.local_inference.textstream import TextStream
 from playground.types import GenerationEvent, Provenance, Status, row_seed
 
 _BITSANDBYTES = ("int8", "nf4", "fp4")
-# How much of the free memory the live rows' keys and values may take when all have grown to their full length.
-_SHARE_FOR_ROWS = 0.5
 # The prompt's last tokens are shown to the detokenizer where the answer continues the prompt's text.
 _CONTEXT_TOKENS = 6
 
@@ -33,6 +30,7 @@ def prepare_row(row: Row, prepared: Prepared) -> None:
     """
     row.resident, row.applied = prepared.resident, prepared.applied
     row.prompt = row.resident.render(row.request, row.applied)
+    row.opening = opening(row)
     row.provenance = _provenance(row)
     notice = " ".join(part for part in (row.prompt.notice if row.index == 0 else "", row.applied.notice) if part)
     # What answers is told before the first token: whoever stops the answer has it all the same.
@@ -47,24 +45,6 @@ def prepare_row(row: Row, prepared: Prepared) -> None:
             opened=row.prompt.opened,
         )
     )
-
-
-def fits(row: Row, live: list[Row]) -> bool:
-    """Whether ``row``, grown to its full length beside the ``live`` ones, leaves half of the device's free memory alone."""
-    resident: Resident = row.resident
-    _, free = memory.device_bytes(resident.loaded.plan.device)
-    needed = sum(_bytes_at_most(other) for other in (*live, row))
-    return needed <= free * _SHARE_FOR_ROWS + resident.slots.bytes()
-
-
-def _bytes_at_most(row: Row) -> int:
-    """The row's keys and values when it has written all it may."""
-    assert row.prompt is not None
-    resident: Resident = row.resident
-    settings = row.request.settings
-    beams = settings.num_beams if settings.strategy == "beam_search" else 1
-    positions = row.applied.positions + len(row.prompt.token_ids) + row.prompt.max_new_tokens
-    return beams * resident.row_bytes(bucket(positions))
 
 
 def begin(row: Row) -> DecodeState:
@@ -87,6 +67,7 @@ def begin(row: Row) -> DecodeState:
         limit=row.prompt.max_new_tokens,
         top_logprobs=settings.top_logprobs,
         cache=row.resident.first_cache(row.applied),
+        regime=row.resident.regimes.of(len(row.prompt.token_ids)),
     )
 
 

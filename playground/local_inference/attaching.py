@@ -24,8 +24,10 @@ from playground.local_inference.adapters import (
 )
 from playground.local_inference.doctor import full_report
 from playground.local_inference.explain import explain, ran_out
-from playground.local_inference.loading import adapter_tokenizer
+from playground.local_inference.footprint import is_fetched
 from playground.local_inference.lora import LoraWeights, is_plain, missing_layers, read_weights
+from playground.local_inference.naming import Naming
+from playground.local_inference.own_tokenizers import adapter_tokenizer
 from playground.local_inference.patterns import endless
 from playground.local_inference.pickles import as_safetensors
 from playground.local_inference.pissa import on_untouched_base, starts_from_base
@@ -92,11 +94,12 @@ def _refuse_endless(resident: Resident, folder: Path, config: Any) -> None:
 def _refuse_on_quantized(resident: Resident, folder: Path, config: Any) -> None:
     quantization = resident.loaded.plan.quantization
     init = starts_from_base(getattr(config, "init_lora_weights", None))
-    whole = quantization == "none" and not resident.loaded.plan.limits
+    fetched = is_fetched(resident.model)
+    whole = quantization == "none" and not fetched
     if whole or not (getattr(config, "use_dora", False) or init):
         return
     what = f"was initialised with {init!r}, from" if init else "is a DoRA, which is measured against"
-    if resident.loaded.plan.limits:
+    if fetched:
         raise AdapterInvalid(
             f"Adapter {folder.name!r} {what} the base's own weights, and this base is spread over several memories: they "
             "are not at hand between two passes.",
@@ -119,10 +122,13 @@ def _read(
     report: Report,
 ) -> Attached:
     info = checked.info
-    names = read_safetensors_header(folder / WEIGHTS_FILE)
-    weights = _lora(resident, folder, config, info, names, report)
+    header = read_safetensors_header(folder / WEIGHTS_FILE)
+    naming = resident.naming(header)
+    names, config = naming.apply(header), naming.config(config)
+    weights = _lora(resident, folder, config, info, names, naming, report)
     virtual = _soft_prompt(resident, folder, config, info)
     missing = missing_layers(config, resident.modules, weights) if weights is not None else []
+    missing = [name for name in missing if not name.startswith(tuple(f"{part}." for part in resident.loaded.idle))]
     own = max([resident.vocabulary, *(t.shape[0] for name, t in names.items() if EMBEDDINGS.search(name) and t.shape)])
     tokenizer = adapter_tokenizer(folder, resident.loaded.tokenizer, own)
     loaded = LoadedAdapter(
@@ -132,7 +138,7 @@ def _read(
         bytes=info.bytes,
         exclusive=weights is None and virtual is None,
         moves_logits=False,
-        warnings=_warnings(resident, info, missing),
+        warnings=_warnings(resident, info, missing, naming),
         kind=info.peft_type,
         proof=Proof(len(names), tuple(missing)),
     )
@@ -141,11 +147,12 @@ def _read(
 
 
 def _lora(
-    resident: Resident, folder: Path, config: Any, info: AdapterInfo, names: Any, report: Report
+    resident: Resident, folder: Path, config: Any, info: AdapterInfo, names: Any, naming: Naming, report: Report
 ) -> LoraWeights | None:
     """The weights of one that is served beside the base's linears; None for others."""
     init = starts_from_base(getattr(config, "init_lora_weights", None)) if info.peft_type == "LORA" else ""
     plain = info.peft_type == "LORA" and is_plain(config, resident.modules, names)
+    plain = plain and not (lora_pairs(names).keys() & resident.scattered)
     # What our own pass does not go through it would leave out in silence; PEFT does not.
     plain = plain and (resident.packed is None or lora_pairs(names).keys() <= resident.packed.linears)
     if init and not plain:
@@ -158,13 +165,13 @@ def _lora(
         return None
     dtype = resident.model.dtype if resident.model.dtype.is_floating_point else torch.float32
     if not init:
-        return read_weights(folder, config, resident.modules, dtype)
+        return read_weights(folder, config, resident.modules, dtype, naming)
 
     def note(done: int, of: int) -> None:
         what = f"attaching adapter {folder.name}: taking {init} out of the base's weights"
         report(Status("loading", what, done / of))
 
-    weights = read_weights(folder, config, resident.modules, torch.float32)
+    weights = read_weights(folder, config, resident.modules, torch.float32, naming)
     return on_untouched_base(weights, init, folder.name, note)
 
 
@@ -174,11 +181,14 @@ def _soft_prompt(resident: Resident, folder: Path, config: Any, info: AdapterInf
     return read_virtual_tokens(folder, config, resident.model, int(resident.embeddings.shape[1]))
 
 
-def _warnings(resident: Resident, info: AdapterInfo, missing: list[str]) -> tuple[str, ...]:
+def _warnings(resident: Resident, info: AdapterInfo, missing: list[str], naming: Naming) -> tuple[str, ...]:
     found = list(info.warnings)
     names = {resident.base, str(resident.loaded.path), resident.loaded.path.name}
     if info.base and info.base not in names and Path(info.base).name not in {Path(name).name for name in names}:
         found.append(f"It was trained on {info.base!r}; make sure that this is the same model.")
+    if naming.unused:
+        senses = " and ".join(resident.loaded.unread)
+        found.append(f"{len(naming.unused)} of its tensors are for {senses}, which are not read here, and have no use.")
     if missing:
         found.append(
             f"It has no weights for {len(missing)} layers that its configuration names: {names_in_short(missing)}."

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from playground.errors import InvalidRequest
 from playground.local_inference.decode import PREFILL_CHUNK, needs_whole_prompt, takes_logits_to_keep
 from playground.local_inference.footprint import input_device
+from playground.local_inference.row_cache import form_of
 from playground.local_inference.sampling import Biases, Penalties
 from playground.local_inference.soft_prompts import Prefix
 from playground.types import GenerationSettings
@@ -67,11 +68,16 @@ def beam_search(
     """``settings.num_return_sequences`` answers as token ids, the best first, without prompt and padding.
 
     ``prefix`` holds the keys and values of a soft prompt, which come before the prompt's. Raises `InvalidRequest` where the
-    model's cache cannot be repeated for the beams with them.
+    model's cache cannot be repeated for the beams with them, or cannot follow the beams at all.
 
     ``cancelled`` is called once for each step and ends the search when it returns True; a search that is cancelled while
     its prompt is read has no answers.
     """
+    if form_of(model).listed:
+        raise InvalidRequest(
+            "This model keeps what it has read as a list of states, which transformers cannot sort by beams (RWKV).",
+            "Choose another strategy than beam search.",
+        )
     device = input_device(model)
     ids = torch.tensor([list(prompt_ids)], device=device)
     read = _read_ahead(model, ids, settings.num_beams, cancelled, prefix)
@@ -146,7 +152,7 @@ def _read_ahead(
 
 
 def _repeatable(cache: Any) -> bool:
-    return type(cache) is DynamicCache and {type(layer) for layer in cache.layers} == {DynamicLayer}
+    return type(cache) in (Cache, DynamicCache) and {type(layer) for layer in cache.layers} == {DynamicLayer}
 
 
 class _own_defaults_only:

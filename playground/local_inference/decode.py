@@ -1,7 +1,7 @@
-"""The forward passes: prefill in chunks and one row alone, on the model's own cache; or many rows together, on slots.
+"""transformers' forward pass: prompts read in chunks and one row alone, on a cache of its own; or many rows on slots.
 
-Alone runs whatever the architecture: sliding windows, recurrent states, models without a cache. Together runs where keys and
-values are plain, and where it was tried out at load that rows answer as they do alone (`why_alone`).
+Alone runs whatever the architecture, models without a cache included. Together runs where it was tried out at load that rows
+answer as they do alone (ragged_trial.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from typing import Any
 import torch
 
 from playground.local_inference.footprint import input_device
+from playground.local_inference.masks import ATTENTION, Masks
 from playground.local_inference.packed import Reading
+from playground.local_inference.regimes import FIRST, moving_rope
+from playground.local_inference.row_cache import cache_in, cache_of, cache_options, positions_in, tensors_in
 from playground.local_inference.sampling import Sampler
-from playground.local_inference.slots import Slab, Slot, SlotCache, cache_of, planes_of
+from playground.local_inference.slots import Slab, Slot, SlotCache
 from playground.local_inference.textstream import TextStream
 from playground.types import Token
 
@@ -27,9 +30,10 @@ from playground.types import Token
 PREFILL_CHUNK = 256
 # And on a slow machine, beside rows that decode, in pieces that are no smaller than this.
 FEWEST_TOKENS = 32
-# Rotary embeddings whose factors depend on the longest position seen: such a prompt must be read in one piece.
-_WHOLE_PROMPT_ROPE = {"dynamic", "longrope"}
-_INT8 = "int8 rounds each answer by what is computed beside it, so every answer is computed by itself."
+# Or so many at once where each is read by itself.
+_TOKENS_ONE_BY_ONE = 16
+# Models whose first position is 1.
+_FROM_ONE = {"PaliGemmaForConditionalGeneration"}
 
 
 class Pace:
@@ -54,7 +58,8 @@ class Pace:
 class DecodeState:
     """How far a row is. ``pending`` are the ids not yet read by the model.
 
-    What is read is in the model's own ``cache``, or on the packed path in ``reading``, and in ``slot`` once the row decodes.
+    What is read is in the model's own ``cache``, or on the packed path in ``reading``, and in ``slot`` once the row decodes;
+    ``regime`` is the one in which it was read (regimes.py).
     """
 
     pending: list[int]
@@ -70,23 +75,40 @@ class DecodeState:
     slot: Slot | None = None
     own_slots: SlotCache | None = None  # of a row that is computed alone, instead of a slot among the others
     reading: Reading | None = None
+    regime: int = FIRST
+    stops: set[int] = field(default_factory=set)  # where reading pauses, for what recurrent layers keep to be copied
 
     @property
     def prefilling(self) -> bool:
         """True while more than the newest token is unread."""
         return len(self.pending) > 1 or self.read == 0
 
+    def until_stop(self, size: int) -> int:
+        """How many of the next ``size`` tokens may be read before the next stop."""
+        return min((stop - self.read for stop in self.stops if stop > self.read), default=size) if size > 1 else size
+
+    def read_anew(self, cache: Any) -> None:
+        """Forget what was read, prompt and answer: all of it is to be read again, into ``cache``."""
+        self.pending = [*self.sampler.prompt_ids, *self.ids]
+        self.cache, self.read = cache, 0
+
     def cache_bytes(self) -> int:
         """Bytes of the keys and values (and recurrent states) that this row holds."""
-        planes = self.reading.planes if self.reading else []
-        found = {id(tensor): tensor for tensor in (*_tensors(self.cache), *planes)}
+        held = [*tensors_in(self.cache), *(self.reading.planes if self.reading else ())]
         own: int = self.own_slots.bytes() if self.own_slots else 0
-        return own + sum(int(tensor.numel() * tensor.element_size()) for tensor in found.values())
+        return own + sum(int(tensor.numel() * tensor.element_size()) for tensor in held)
 
 
-def prefill_chunk(model: Any, state: DecodeState, config: Any) -> torch.Tensor | None:
-    """Read the next piece of the prompt; the last position's logits [vocab] once it is whole, None before."""
-    size = len(state.pending) if needs_whole_prompt(config) else PREFILL_CHUNK
+def prefill_chunk(model: Any, state: DecodeState, *, whole: bool = False) -> torch.Tensor | None:
+    """Read the next piece of the prompt, or the ``whole``; the last position's logits [vocab] at its end, None before.
+
+    What must be read whole, but is known in part, goes on token by token.
+    """
+    if whole and state.read:
+        for _ in range(min(len(state.pending) - 1, _TOKENS_ONE_BY_ONE)):
+            _forward(model, state, [state.pending.pop(0)])
+        return None if len(state.pending) > 1 else next_logits(model, state)
+    size = len(state.pending) if whole else state.until_stop(PREFILL_CHUNK)
     chunk, state.pending = state.pending[:size], state.pending[size:]
     logits = _forward(model, state, chunk)
     return None if state.pending else logits
@@ -98,20 +120,20 @@ def next_logits(model: Any, state: DecodeState) -> torch.Tensor:
     return _forward(model, state, chunk)
 
 
-def next_logits_together(model: Any, slab: Slab, newest: Sequence[int]) -> torch.Tensor:
-    """Logits [rows, vocab] float32 on the CPU after each row's newest token; ``newest`` is in the slab's order."""
+def next_logits_together(
+    model: Any, slab: Slab, newest: Sequence[int], masks: Masks, cache: Any = None
+) -> torch.Tensor:
+    """Logits [rows, vocab] float32 on the CPU after each row's newest token; ``newest`` is in the slab's order.
+
+    ``cache`` is what the model sees of the slab, where that is not `cache_of`.
+    """
     lengths = slab.lengths()
-    uneven = len({slot.length for slot in slab.slots}) > 1
-    options = (
-        {"attention_mask": slab.mask(lengths)} if uneven else {}
-    )  # equal rows need none, and keep the faster kernel
     with torch.inference_mode():
         output = model(
             input_ids=torch.tensor(list(newest), device=lengths.device)[:, None],
-            position_ids=lengths[:, None],
-            past_key_values=cache_of(slab),
-            use_cache=True,
-            **options,
+            **cache_options(model, cache_of(model, slab) if cache is None else cache),
+            **places(model, lengths),
+            **masks.options(slab, lengths),
         )
     for slot in slab.slots:
         slot.length += 1
@@ -139,58 +161,6 @@ def describe(state: DecodeState, chosen: int, logprob: float, top: Sequence[tupl
     return Token(chosen, words[chosen], logprob, tuple((i, words[i], p) for i, p in top))
 
 
-def why_alone(model: Any, vocabulary: int) -> str:
-    """Why rows of different lengths may not share a forward pass, as a sentence; "" where they may.
-
-    Layers that keep more than keys and values of every position cannot; the others are tried out against each row alone.
-    """
-    known = _INT8 if getattr(model, "is_loaded_in_8bit", False) else _why_by_shape(model.config)
-    if known:
-        return known
-    try:
-        together, apart = _two_rows(model, vocabulary)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        first = next(iter(str(error).splitlines()), "")[:120]
-        return f"When it was loaded, two answers in one pass were tried, and that failed ({type(error).__name__}: {first})."
-    change = float((together - apart).abs().max())
-    allowed = 1e-3 if model.dtype == torch.float32 else 0.05
-    if change <= allowed * max(1.0, float(apart.abs().max())):
-        return ""
-    return f"When it was loaded, two answers in one pass differed from each alone (a logit moved by {change:.2g})."
-
-
-def _why_by_shape(config: Any) -> str:
-    """What about the layers forbids it, as a sentence; "" where nothing does."""
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ("full_attention",))
-    attention = {"full_attention", "sliding_attention", "chunked_attention"}
-    if not kinds <= attention or not hasattr(text, "num_attention_heads"):
-        return "Its recurrent layers keep a running state, which has no place for answers of different lengths."
-    if kinds != {"full_attention"} or (
-        getattr(text, "sliding_window", None) and not getattr(text, "layer_types", None)
-    ):
-        return "Some of its layers see only a window of the latest tokens, which each answer moves at its own pace."
-    if needs_whole_prompt(config):
-        return "Its position embeddings change with the longest text in a pass."
-    return ""
-
-
-def _two_rows(model: Any, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [2, vocab] of two rows of different lengths, in one pass and each alone."""
-    device = input_device(model)
-    rows = [torch.linspace(0, vocabulary - 1, length).long().tolist() for length in (3, 7)]
-    slots = SlotCache()
-    alone, newest, joined = [], [], []
-    with torch.inference_mode():
-        for row in rows:
-            whole = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0, -1]
-            part = model(input_ids=torch.tensor([row[:-1]], device=device), use_cache=True)
-            alone.append(whole.float().cpu())
-            joined.append(slots.join(*planes_of(part.past_key_values)))
-            newest.append(row[-1])
-        return next_logits_together(model, slots.groups(joined)[0], newest), torch.stack(alone)
-
-
 def _forward(model: Any, state: DecodeState, chunk: Sequence[int]) -> torch.Tensor:
     """Logits [vocab] float32 on the CPU after ``chunk``, which joins the cache."""
     device = input_device(model)
@@ -198,13 +168,14 @@ def _forward(model: Any, state: DecodeState, chunk: Sequence[int]) -> torch.Tens
         chunk = [*state.sampler.prompt_ids, *state.ids]
     options: dict[str, Any] = {"use_cache": True}
     if state.cache is not None:
-        options["past_key_values"] = state.cache
+        options |= cache_options(model, state.cache)
+        options |= places(model, torch.tensor([positions_in(state.cache, state.read)], device=device), len(chunk))
     if takes_logits_to_keep(model):
         options["logits_to_keep"] = 1
     with torch.inference_mode():
         output = model(input_ids=torch.tensor([list(chunk)], device=device), **options)
     state.read += len(chunk)
-    state.cache = getattr(output, "past_key_values", None)
+    state.cache = cache_in(output)
     # An architecture without such a cache is read anew from the start at every step: slow, and right.
     state.recompute = state.cache is None
     return output.logits[0, -1].float().cpu()
@@ -216,6 +187,16 @@ def takes_logits_to_keep(model: Any) -> bool:
     return _has_parameter(base.__class__, "logits_to_keep")
 
 
+def places(model: Any, at: torch.Tensor, count: int = 1) -> dict[str, Any]:
+    """The argument that says where ``count`` new tokens of rows stand that hold ``at`` [rows] positions; none where the
+    model does not ask. Some would count from 0 in every pass (Jamba, Bamba)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not _has_parameter(base.__class__, "position_ids"):
+        return {}
+    first = 1 if base.__class__.__name__ in _FROM_ONE else 0
+    return {"position_ids": at[:, None] + torch.arange(first, first + count, device=at.device)}
+
+
 @functools.cache
 def _has_parameter(model_class: Any, name: str) -> bool:
     """Whether forward takes ``name``; remembered, because this is asked for every token."""
@@ -224,20 +205,11 @@ def _has_parameter(model_class: Any, name: str) -> bool:
 
 def needs_whole_prompt(config: Any) -> bool:
     """True for recurrent and hybrid layers, and for rotary embeddings that look at the whole length."""
+    return bool(moving_rope(config)) or keeps_a_state(config)
+
+
+def keeps_a_state(config: Any) -> bool:
+    """True for recurrent and hybrid layers, whose state is of the whole text so far."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    nested = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    dynamic = any(entry.get("rope_type", entry.get("type")) in _WHOLE_PROMPT_ROPE for entry in nested)
-    attention = {"full_attention", "sliding_attention", "chunked_attention"}
-    return dynamic or not kinds <= attention or not hasattr(text, "num_attention_heads")
-
-
-def _tensors(cache: Any) -> list[torch.Tensor]:
-    """The tensors that a transformers cache object holds, one level of lists and layers deep."""
-    found = []
-    for layer in getattr(cache, "layers", None) or ():
-        for value in vars(layer).values():
-            values = value if isinstance(value, (list, tuple)) else (value,)
-            found += [item for item in values if isinstance(item, torch.Tensor)]
-    return found
+    return not kinds <= ATTENTION or not hasattr(text, "num_attention_heads")

@@ -1,6 +1,6 @@
 """The step loop: admits rows, prefills them in turn, decodes them together, hears Stop between steps, never dies of one row.
 
-`StepLoop` is an object without a thread: `ComputeThread` is one driver of it. All forward passes happen inside `step`.
+`StepLoop` is an object without a thread: compute_thread.py is one driver of it. All forward passes happen inside `step`.
 """
 
 from __future__ import annotations
@@ -8,18 +8,28 @@ from __future__ import annotations
 import logging
 import math
 import queue
-import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 import torch
 
-from playground.errors import EngineFailure, PlaygroundError
-from playground.local_inference.admission import begin, begin_packed, fits, stop_ids
+from playground.errors import EngineFailure, OutOfMemory, PlaygroundError
+from playground.local_inference.admission import begin, begin_packed, stop_ids
 from playground.local_inference.beams import beam_search
+from playground.local_inference.companies import (
+    companies,
+    decodes_together,
+    keep_to_regime,
+    longest,
+    may_join,
+    measured_faster,
+    packs,
+    searches,
+    slots_of,
+)
 from playground.local_inference.decode import (
     FEWEST_TOKENS,
     PREFILL_CHUNK,
@@ -29,13 +39,16 @@ from playground.local_inference.decode import (
     next_logits_together,
     prefill_chunk,
 )
-from playground.local_inference.explain import explain
+from playground.local_inference.explain import explain, ran_out
 from playground.local_inference.kernels import plain_kernels
 from playground.local_inference.resident import Resident
+from playground.local_inference.reuse import remember, take_up, waits
 from playground.local_inference.row import Row
+from playground.local_inference.row_cache import contents_of
+from playground.local_inference.row_memory import RowMemory, pass_bytes, prompt_bytes
 from playground.local_inference.sampling import choose_tokens, likeliest, log_probabilities
 from playground.local_inference.scheduler import Scheduler, shares
-from playground.local_inference.slots import SlotCache, planes_of
+from playground.local_inference.slots import Contents, SlotCache, outgrown
 from playground.local_inference.templates import extra_stops
 from playground.local_inference.textstream import cut_at_stop
 from playground.types import FinishReason, Status
@@ -49,8 +62,9 @@ LIVE_ROWS = 32
 class StepLoop:
     """Rows and jobs of one device, advanced by whoever calls `step`."""
 
-    def __init__(self, slots: int = LIVE_ROWS) -> None:
-        self.scheduler: Scheduler[Row] = Scheduler(slots, fits)
+    def __init__(self, slots: int = LIVE_ROWS, memory: RowMemory | None = None) -> None:
+        self._memory = memory or RowMemory()
+        self.scheduler: Scheduler[Row] = Scheduler(slots, self._memory.fits)
         self._prefilled = self._prefilled_alone = 0
         self._unsettled: list[Callable[[], None]] = []  # ends that nobody was told of yet
         self._searching: Row | None = None
@@ -78,16 +92,16 @@ class StepLoop:
         self._tell_places()
         self._prefilled = self._prefilled_alone = 0
         for row in self._in_turn():
-            if row.cancelled.is_set() or not (_packs(row) or _decodes_together(row)):
+            if row.cancelled.is_set() or not (packs(row) or decodes_together(row)):
                 self._guarded(row, self._advance)
-                if _searches(row) and self._searching is None:
+                if searches(row) and self._searching is None:
                     break  # others have come, gone and moved on beside it, and the turn may be over
         # Looked up again: a row whose prompt has just been read has its slot among the others, and beside a search that ran
         # here others have come and gone. All rows of a slab are stepped together.
         going_on = [row for row in self._in_turn() if not row.paused]
-        for resident, some in _companies(row for row in going_on if _packs(row)):
+        for resident, some in companies(row for row in going_on if packs(row)):
             self._advance_packed(resident, some)
-        for resident, some in _companies(row for row in going_on if _decodes_together(row) and not _packs(row)):
+        for resident, some in companies(row for row in going_on if decodes_together(row) and not packs(row)):
             self._advance_together(resident, some)
 
     def _in_turn(self) -> list[Row]:
@@ -118,11 +132,12 @@ class StepLoop:
         return row.cancelled.is_set()
 
     def _tell_places(self) -> None:
-        """Say to those who wait how many are before them, whenever that changed."""
+        """Say to those who wait how many are before them, or what the next one waits for, whenever that changed."""
         for ahead, row in enumerate(self.scheduler.waiting()):
-            if row.ahead != ahead:
-                row.ahead = ahead
-                row.report(Status("queued", f"{ahead} before this one" if ahead else "next in line"))
+            place = f"{ahead} before this one" if ahead else row.short_of or "next in line"
+            if row.place != place:
+                row.place = place
+                row.report(Status("queued", place))
 
     def _run_jobs(self) -> None:
         """The jobs that wait now; what they queue themselves comes after a round for the rows."""
@@ -138,26 +153,36 @@ class StepLoop:
         try:
             step(row)
         except Exception as error:
-            failure = explain(error)  # the name of the caught error is gone when the lambda runs
-            self._end(row, lambda row: row.fail(failure))
+            self._fail(row, explain(error))
+
+    def _fail(self, row: Row, failure: PlaygroundError) -> None:
+        """End ``row`` with ``failure``; where only the memory ran out, its text so far is as good as any."""
+        if isinstance(failure, OutOfMemory) and row.state is not None:
+            row.say(row.state.text.flush())
+        self._end(row, lambda row: row.fail(failure))
 
     def _end(self, row: Row, settle: Callable[[Row], None]) -> None:
         self.scheduler.leave(row)
         try:
-            if _decodes_together(row):
-                _slots(row).leave(row.state.slot)
+            if decodes_together(row):
+                slots_of(row).leave(row.state.slot)
         except Exception:
             row.resident.slots = SlotCache()  # a slot that nobody owns would trip every later step
             self._unsettled.append(partial(settle, row))  # once all are given up: who hears of it may ask again at once
             raise
         settle(row)
 
+    def _finish(self, row: Row, settle: Callable[[Row], None]) -> None:
+        """End a row with which nothing is wrong: what it has read is kept for others."""
+        remember(row)
+        self._end(row, settle)
+
     def _advance(self, row: Row) -> None:
         """One step of ``row`` on its own: its end, its whole beam search, a prefill chunk or a token."""
         if row.cancelled.is_set():
             text = row.state.text.flush() if row.state else ""
-            self._end(row, lambda row: row.finish("cancelled", text))
-        elif _searches(row):
+            self._finish(row, lambda row: row.finish("cancelled", text))
+        elif searches(row):
             if self._searching is None:
                 self._beams(row)
         else:
@@ -166,29 +191,44 @@ class StepLoop:
     def _advance_alone(self, row: Row) -> None:
         """A prefill chunk, or one more token; a row whose prompt is read joins the others where its model allows it."""
         if row.state is None:
-            row.state = begin(row)
+            live = self.scheduler.live()
+            self._begin(row, live[: live.index(row)])
+            if row.state is None:
+                return
         state: DecodeState = row.state
         resident: Resident = row.resident
-        logits = self._read(resident, row, state)
+        with self._memory.taking(row, pass_bytes(row, min(len(state.pending), PREFILL_CHUNK))):
+            logits = self._read(resident, row, state)
         if logits is None:
+            if state.read in state.stops:
+                state.stops.discard(state.read)
+                remember(row)
             return
+        first = not state.ids
         (chosen,) = choose_tokens([state.sampler], logits[None])
         (top,) = likeliest(logits[None], [state.top_logprobs])
         self._take(row, chosen, log_probabilities(logits[None], [chosen])[0], top)
-        if resident.batches and not row.applied.exclusive and not row.alone and not row.settled:
-            state.slot, state.cache = resident.slots.join(*planes_of(state.cache)), None
+        if may_join(row) and resident.regimes.together(state.regime) and not row.settled:
+            self._join(row, contents_of(state.cache, state.read))
+            state.cache = None
+        if first and not row.settled:
+            remember(row)  # nobody's first token waits for this
 
     def _read(self, resident: Resident, row: Row, state: DecodeState) -> torch.Tensor | None:
         """Let the model read what is pending, or a chunk of it; logits [vocab] once all of it is read."""
+        keep_to_regime(row)
+        held = resident.regimes.held(state.regime)
         if not state.prefilling:
-            with plain_kernels(_measured_faster(row, 1)), resident.running(row.applied) as model:
+            with plain_kernels(measured_faster(row, 1)), resident.running(row.applied) as model, held:
                 return next_logits(model, state)
         if not self._may_read(row):
             return None  # enough prompts for this step: the rows that are decoding must not wait for them
-        with resident.running(row.applied) as model:
-            logits = prefill_chunk(model, state, resident.model.config)
+        whole = resident.whole_prompts or resident.regimes.whole(state.regime)
+        with resident.running(row.applied) as model, held:
+            logits = prefill_chunk(model, state, whole=whole)
         if logits is None:
-            row.report(Status("prefilling", "reading the prompt", state.read / len(state.sampler.prompt_ids)))
+            done = state.read / (state.read + len(state.pending))
+            row.report(Status("prefilling", "reading the prompt", done))
         return logits
 
     def _may_read(self, row: Row) -> bool:
@@ -206,10 +246,30 @@ class StepLoop:
             self._prefilled += count
         return True
 
+    def _join(self, row: Row, read: Contents) -> None:
+        """Give ``row`` a slot among those that decode, with what it has ``read``."""
+        slots, regime = slots_of(row), row.state.regime
+        with self._memory.taking(row, slots.needs(read, regime)):
+            row.state.slot = slots.join(read, regime)
+
+    def _with_room(self, rows: list[Row]) -> list[Row]:
+        """Those of ``rows`` that have room for their next position; for the others, and for nobody else, it ends here."""
+        for row in rows:
+            if outgrown(row.state.slot):
+                self._guarded(row, self._grow)
+        return [row for row in rows if not row.settled]
+
+    def _grow(self, row: Row) -> None:
+        """Move ``row`` to a larger slot."""
+        slots, slot = slots_of(row), row.state.slot
+        with self._memory.taking(row, slots.needs(slot.slab.contents(slot), slot.regime)):
+            slots.grow(slot)
+
     def _advance_packed(self, resident: Resident, rows: list[Row]) -> None:
         """One pass: a token for each of ``rows`` that decodes, and pieces of the prompts of those that do not yet."""
-        decoding = [row for row in rows if _decodes_together(row)]
-        pieces = self._pieces(resident, [row for row in rows if not _decodes_together(row)], beside=bool(decoding))
+        decoding = self._with_room([row for row in rows if decodes_together(row)])
+        reading = [row for row in rows if not decodes_together(row) and not row.settled]
+        pieces = self._pieces(resident, reading, beside=bool(decoding))
         if not decoding and not pieces:
             return
         self._pass(resident, decoding, pieces)
@@ -222,6 +282,11 @@ class StepLoop:
             # Those that decode go first: a prompt that is whole takes a slot beside theirs.
             parts: list[tuple[list[Row], list[tuple[Row, list[int]]]]] = [(decoding, [])] if decoding else []
             parts += [([], [piece]) for piece in pieces]
+            if len(parts) == 1 and len(decoding) > 1 and ran_out(error):  # the longest is what it was too much for
+                most = longest(decoding)
+                self._fail(most, explain(error))
+                self._pass(resident, [row for row in decoding if row is not most], [])
+                return
             if len(parts) == 1:
                 self._fail_all(decoding + [row for row, _ in pieces], explain(error))
                 return
@@ -234,11 +299,22 @@ class StepLoop:
         except Exception as error:  # counted already, so not to be repeated
             self._fail_all(everyone, explain(error))
 
+    def _begin(self, row: Row, ahead: Sequence[Row]) -> None:
+        """Give ``row`` its state, what is known of its prompt read already; not while it waits for one ``ahead`` of it."""
+        if waits(row, ahead):
+            return
+        with self._memory.taking(row, prompt_bytes(row)):
+            if packs(row):
+                begin_packed(row)
+            else:
+                row.state = begin(row)
+            take_up(row)
+
     def _pieces(self, resident: Resident, rows: list[Row], *, beside: bool) -> list[tuple[Row, list[int]]]:
         """What of the prompts of ``rows`` is read in this step: shared out, and less of it when others decode beside."""
-        for row in rows:
+        for at, row in enumerate(rows):
             if row.state is None:
-                self._guarded(row, begin_packed)
+                self._guarded(row, partial(self._begin, ahead=rows[:at]))
         begun = [row for row in rows if row.state is not None]
         if begun and begun[0].alone:
             return [(row, row.state.pending[:PREFILL_CHUNK]) for row in begun if self._may_read(row)]
@@ -252,16 +328,17 @@ class StepLoop:
     ) -> tuple[list[Row], torch.Tensor]:
         """(rows, their logits [rows, vocab]) of one pass, those that decode first. Nothing is counted as read yet."""
         by_slot = {row.state.slot: row for row in decoding}
-        slabs = _slots(decoding[0]).groups(list(by_slot)) if decoding else []
+        slabs = slots_of(decoding[0]).groups(list(by_slot)) if decoding else []
         members = [by_slot[slot] for slab in slabs for slot in slab.slots]
         everyone = members + [row for row, _ in pieces]
         tokens = len(members) + sum(len(ids) for _, ids in pieces)
-        with plain_kernels(_measured_faster(everyone[0], tokens)), resident.pace.measured(tokens - len(members)):
+        with plain_kernels(measured_faster(everyone[0], tokens)), resident.pace.measured(tokens - len(members)):
             logits = resident.packed_step(
                 slabs,
                 [row.state.pending[0] for row in members],
                 [(row.state.reading, ids) for row, ids in pieces],
                 [row.applied.active for row in everyone],
+                copies=not everyone[0].alone,
             )
         return everyone, logits
 
@@ -270,10 +347,25 @@ class StepLoop:
         for row in everyone[: len(everyone) - len(pieces)]:
             row.state.slot.length += 1
         for row, ids in pieces:
-            self._guarded(row, partial(_note_read, count=len(ids)))
-        ready = [at for at, row in enumerate(everyone) if _decodes_together(row)]
+            self._guarded(row, partial(self._note_read, count=len(ids)))
+        ready = [at for at, row in enumerate(everyone) if decodes_together(row)]
         if ready:
             self._choose([everyone[at] for at in ready], logits if len(ready) == len(everyone) else logits[ready])
+        for row, _ in pieces:  # nobody's first token waits for this
+            if decodes_together(row):
+                self._guarded(row, remember)
+
+    def _note_read(self, row: Row, count: int) -> None:
+        """``count`` more tokens of the row's prompt are read; once it is whole, the row takes a slot among the others."""
+        state, reading = row.state, row.state.reading
+        state.pending = state.pending[count:]
+        reading.read += count
+        if state.pending:
+            done = 1 - len(state.pending) / len(state.sampler.prompt_ids)  # a soft prompt before it was read long ago
+            row.report(Status("prefilling", "reading the prompt", done))
+            return
+        self._join(row, Contents(reading.planes, reading.read, given=True))
+        state.reading = None
 
     def _choose(self, rows: list[Row], logits: torch.Tensor) -> None:
         """The next token of each of ``rows`` for its raw ``logits`` [rows, vocab]."""
@@ -284,17 +376,33 @@ class StepLoop:
             self._guarded(row, partial(self._take, chosen=token, logprob=logprob, top=top))
 
     def _advance_together(self, resident: Resident, rows: list[Row]) -> None:
-        """One token for each of ``rows``, in one forward pass for each length bucket."""
+        """One token for each of ``rows``, in one forward pass for each length bucket and rotary regime."""
+        for row in rows:
+            self._guarded(row, keep_to_regime)
+        rows = self._with_room([row for row in rows if decodes_together(row)])
         by_slot = {row.state.slot: row for row in rows}
         for slab in resident.slots.groups(list(by_slot)):
+            members = [row for row in rows if row.state and row.state.slot in slab.slots]
             try:
                 members = [by_slot[slot] for slot in slab.slots]
-                plain = plain_kernels(_measured_faster(members[0], len(members)))
-                with plain, resident.running_together([row.applied for row in members]) as model:
-                    logits = next_logits_together(model, slab, [row.state.pending[0] for row in members])
+                plain = plain_kernels(measured_faster(members[0], len(members)))
+                together, held = (
+                    resident.running_together([r.applied for r in members]),
+                    resident.regimes.held(slab.regime),
+                )
+                with plain, together as model, held:
+                    logits = next_logits_together(
+                        model, slab, [row.state.pending[0] for row in members], resident.masks
+                    )
+            except Exception as error:  # a step that fails as a whole
+                # Out of memory the longest is what it was too much for; the others try again, where nothing is changed yet.
+                again = ran_out(error) and len(members) > 1 and not slab.states
+                self._fail_all([longest(members)] if again else members, explain(error))
+                continue
+            try:
                 self._choose(members, logits)
-            except Exception as error:  # a step that fails as a whole, out of memory for one
-                self._fail_all([row for row in rows if row.state and row.state.slot in slab.slots], explain(error))
+            except Exception as error:  # counted already, so not to be repeated
+                self._fail_all(members, explain(error))
 
     def abandon(self, failure: PlaygroundError) -> None:
         """End every row, live or waiting, with ``failure``; no slot is tidied up, for it may be what is broken."""
@@ -307,7 +415,7 @@ class StepLoop:
 
     def _fail_all(self, rows: list[Row], failure: PlaygroundError) -> None:
         for row in rows:
-            self._end(row, lambda row: row.fail(failure))
+            self._fail(row, failure)
 
     def _take(self, row: Row, chosen: int, logprob: float, top: Sequence[tuple[int, float]]) -> None:
         """Note the ``chosen`` token as pending, send its text, and end the row when it was the last."""
@@ -321,15 +429,15 @@ class StepLoop:
         if token.id in state.stop_ids:
             row.completion_tokens += 1
             text = state.text.flush()
-            self._end(row, lambda row: row.finish("stop", text, end=token))
+            self._finish(row, lambda row: row.finish("stop", text, end=token))
             return
         row.add(state.text.push(token.id), token)
         if state.text.stopped:
-            self._end(row, lambda row: row.finish("stop"))
+            self._finish(row, lambda row: row.finish("stop"))
         elif len(state.ids) >= state.limit:
             text = state.text.flush()
             reason: FinishReason = "stop" if state.text.stopped else "length"
-            self._end(row, lambda row: row.finish(reason, text))
+            self._finish(row, lambda row: row.finish(reason, text))
 
     def _beams(self, row: Row) -> None:
         """The whole beam search; the other rows go on between its steps, other beam searches after it."""
@@ -340,7 +448,7 @@ class StepLoop:
         assert row.prompt is not None
         self._searching = row
         try:
-            with resident.running(row.applied) as model:
+            with resident.running(row.applied) as model, resident.regimes.anew():
                 answers = beam_search(
                     model,
                     row.prompt.token_ids,
@@ -362,86 +470,3 @@ class StepLoop:
             text, cut = cut_at_stop(whole, stops)
             row.completion_tokens = len(ids)
             row.finish("stop" if ended or cut else "length", text, index, last=index == len(answers) - 1)
-
-
-def _decodes_together(row: Row) -> bool:
-    return row.state is not None and row.state.slot is not None
-
-
-def _companies(rows: Iterable[Row]) -> list[tuple[Resident, list[Row]]]:
-    """The rows that share a pass: those of one base, but each that is to be computed alone by itself."""
-    found: dict[tuple[Resident, Row | None], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row.resident, row if row.alone else None), []).append(row)
-    return [(resident, some) for (resident, _), some in found.items()]
-
-
-def _slots(row: Row) -> SlotCache:
-    """Where the row's keys and values lie once it decodes."""
-    own: SlotCache | None = row.state.own_slots
-    shared: SlotCache = row.resident.slots
-    return shared if own is None else own
-
-
-def _measured_faster(row: Row, tokens: int) -> bool:
-    """Whether a pass of so many tokens is run without oneDNN; what was measured must not decide for a row alone."""
-    return not row.alone and tokens <= row.resident.plain_kernel_rows
-
-
-def _searches(row: Row) -> bool:
-    return row.request.settings.strategy == "beam_search"
-
-
-def _packs(row: Row) -> bool:
-    """Whether the row runs in our own forward pass."""
-    return row.resident.packed is not None and not row.applied.exclusive and not _searches(row)
-
-
-def _note_read(row: Row, count: int) -> None:
-    """``count`` more tokens of the row's prompt are read; once it is whole, the row takes a slot among those that decode."""
-    state, reading = row.state, row.state.reading
-    state.pending = state.pending[count:]
-    reading.read += count
-    if state.pending:
-        done = 1 - len(state.pending) / len(state.sampler.prompt_ids)  # a soft prompt before it was read long ago
-        row.report(Status("prefilling", "reading the prompt", done))
-        return
-    state.slot, state.reading = _slots(row).join(reading.planes, reading.read), None
-
-
-class ComputeThread:
-    """Drives a `StepLoop` for as long as there is work, and sleeps otherwise."""
-
-    def __init__(self, loop: StepLoop) -> None:
-        self._loop = loop
-        self._wake = threading.Event()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
-        self._thread.start()
-
-    @property
-    def running(self) -> bool:
-        """False once it was told to end."""
-        return not self._closing
-
-    def wake(self) -> None:
-        """Something was added, or cancelled."""
-        self._wake.set()
-
-    def close(self) -> None:
-        """Finish the step at hand and end the thread."""
-        self._closing = True
-        self._wake.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        while not self._closing:
-            try:
-                more = self._loop.step()
-            except Exception as error:  # a bug between rows: their readers must hear of it, and the next ones be served
-                self._loop.abandon(explain(error))
-                more = False
-            if not more:
-                self._wake.wait()
-            self._wake.clear()

@@ -12,8 +12,10 @@ _log = logging.getLogger(__name__)
 
 
 def ran_out(error: Exception) -> bool:
-    """Whether memory ran out; torch has no exception of its own for the machine's."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether memory ran out; torch has no exception of its own for the machine's, nor for that of Apple's GPU."""
+    said = str(error)
+    own = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return own or "can't allocate memory" in said or "MPS backend out of memory" in said
 
 
 def explain(error: Exception) -> PlaygroundError:

@@ -22,6 +22,7 @@ from playground.local_inference.adapters import WEIGHTS_FILE, fingerprint, read_
 from playground.local_inference.defects import Defective, Finding, Shown, dimensions, folder_name, found, more, short
 from playground.local_inference.first_import import import_transformers
 from playground.local_inference.headers import TensorHeader, spare_copies
+from playground.local_inference.naming import Naming
 from playground.local_inference.patterns import endless
 from playground.local_inference.validation import is_vocabulary
 
@@ -33,11 +34,15 @@ _SHARED = (".tinylora_v.", ".unilora_theta_d.")
 
 @dataclass(frozen=True)
 class _Met:
-    """Names and shapes: what the file brings, by the names that PEFT loads it under, and what the base has room for."""
+    """Names and shapes: what the file brings, by the names that PEFT loads it under, and what the base has room for.
+
+    ``idle`` begin the names of what text does not reach: nothing needs to be brought for it.
+    """
 
     brought: Mapping[str, tuple[int, ...]]
     places: Mapping[str, tuple[int, ...]]
     prefix: str
+    idle: tuple[str, ...] = ()
 
 
 def fit_findings(folder: Path, base: Path) -> tuple[Finding, ...]:
@@ -59,7 +64,7 @@ def _found(folder: Path, _files: object, base: Path, _config: object) -> tuple[F
     """The last two are there for the cache: they differ when something was written again."""
     config = read_config(folder)
     try:
-        model = _empty(base)
+        model, reads_more = _empty(base)
     except (PlaygroundError, OSError, ValueError, ImportError) as error:
         return (_unchecked(base, f"the base cannot be made from its config.json ({short(error)})"),)
     unsafe = endless(config, [name for name, _ in model.named_modules()])
@@ -67,7 +72,7 @@ def _found(folder: Path, _files: object, base: Path, _config: object) -> tuple[F
         return (found("endless-pattern", field=unsafe),)
     tensors = read_safetensors_header(folder / WEIGHTS_FILE)
     try:
-        met = _soft_prompt(model, config, tensors) or _meet(model, folder, config, tensors)
+        met = _soft_prompt(model, config, tensors) or _meet(model, reads_more, folder, config, tensors)
     except Defective as defect:
         return (defect.finding,)
     except Exception as error:  # PEFT's matching fails in as many ways as there are configurations
@@ -88,14 +93,15 @@ def _reason(error: Exception) -> str:
     return (first or type(error).__name__).rstrip(".")
 
 
-def _empty(base: Path) -> Any:
-    """The model in ``base`` on the meta device."""
+def _empty(base: Path) -> tuple[Any, bool]:
+    """The model in ``base`` on the meta device, and whether its checkpoint reads more than text."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # of a kernel that nothing needs
     import_transformers()
     import torch
     import transformers
 
     from playground.local_inference.survey import making_models, model_class
+    from playground.local_inference.text_only import unread
 
     config = transformers.AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     kind = model_class(config)
@@ -106,20 +112,28 @@ def _empty(base: Path) -> Any:
         del config.quantization_config
     with making_models, torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        return kind.from_config(config, dtype=torch.float32, trust_remote_code=False), bool(unread(config))
 
 
-def _meet(model: Any, folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) -> _Met:
+def _meet(
+    model: Any, reads_more: bool, folder: Path, raw: Mapping[str, Any], tensors: Mapping[str, TensorHeader]
+) -> _Met:
     """Put the adapter's layers on ``model`` and let PEFT name the file's tensors. Raises what PEFT raises."""
     import torch
     from peft import PeftConfig, PeftModelForCausalLM, set_peft_model_state_dict
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
+    from playground.local_inference.text_only import beside_decoder
+
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
     if hasattr(config, "init_lora_weights"):
         config.init_lora_weights = True  # others compute with the base's numbers, and the file brings its own
-    grown, spare = _grown_vocabulary(model, tensors), spare_copies(tensors)
+    named = _named(raw, tensors)
+    naming = Naming.of(named, dict(model.named_modules()).keys(), reads_more=reads_more)
+    idle = tuple(f"{name}." for name, _ in beside_decoder(model)) if reads_more else ()
+    named, config = naming.apply(named), naming.config(config)
+    grown, spare = _grown_vocabulary(model, named), spare_copies(named)
     brought: dict[str, tuple[int, ...]] = {}
 
     def note(state: Mapping[str, Any], strict: bool = True) -> Any:
@@ -131,13 +145,13 @@ def _meet(model: Any, folder: Path, raw: Mapping[str, Any], tensors: Mapping[str
         wrapped = PeftModelForCausalLM(model, config, adapter_name=_NAME)
         state = {
             name: torch.empty(grown.get(name.removeprefix(_PREFIX), header.shape))
-            for name, header in _named(raw, tensors).items()
+            for name, header in named.items()
             if name not in spare
         }
         places = {name: tuple(tensor.shape) for name, tensor in wrapped.state_dict().items()}
         wrapped.load_state_dict = note  # what PEFT would load: nothing needs to be loaded to be compared
         set_peft_model_state_dict(wrapped, state, adapter_name=_NAME)
-    return _Met(brought, places, PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, ""))
+    return _Met(brought, places, PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, ""), idle)
 
 
 def _soft_prompt(model: Any, config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) -> _Met | None:
@@ -185,6 +199,7 @@ def _compared(met: _Met) -> Iterator[Finding]:
         ours, places = dimensions(met.brought[name]), dimensions(met.places[name])
         yield found("fit-shape", tensor=_shown(name), adapter=ours, base=places, more=more(wrong))
     missing = [name for name in met.places if name not in met.brought and _is_ours(name, met.prefix)]
+    missing = [name for name in missing if not name.removeprefix(_PREFIX).startswith(met.idle)]
     if missing:
         layers = all(re.search(r"\.lora_[AB]\.", name) and name.endswith(".weight") for name in missing)
         code = "fit-missing" if layers else "fit-lacking"  # a LoRA may do without some layers, nothing else may

@@ -46,7 +46,7 @@ def tensor_bytes(tensors: Any) -> int:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where ``module`` computes: where its weights are, or where accelerate's hooks bring them for each pass."""
-    for hook in _hooks(module):
+    for hook in (hook for part in module.modules() for hook in _hooks(part)):
         if (device := getattr(hook, "execution_device", None)) is not None:
             return torch.device(device)
     return next(module.parameters()).device
@@ -56,6 +56,16 @@ def _hooks(module: nn.Module) -> tuple[Any, ...]:
     """What accelerate does around ``module``'s forward pass."""
     hook = getattr(module, "_hf_hook", None)
     return tuple(getattr(hook, "hooks", (hook,) if hook else ()))
+
+
+def is_on_disk(model: Any) -> bool:
+    """Whether a part of ``model`` has no memory at all and is read from its files for each pass."""
+    return "disk" in getattr(model, "hf_device_map", {}).values()
+
+
+def is_fetched(model: Any) -> bool:
+    """Whether a part of ``model`` waits on a CPU or a disk, and is brought to where it computes for each pass."""
+    return any(getattr(hook, "offload", False) for module in model.modules() for hook in _hooks(module))
 
 
 def input_device(model: Any) -> torch.device:
@@ -80,6 +90,8 @@ def _within(tensor: torch.Tensor, files: list[tuple[int, int]]) -> bool:
 
 
 def _size(tensor: torch.Tensor) -> int:
+    if tensor.ndim and not any(tensor.stride()):  # one number in the shape of many, see text_only.release
+        return int(tensor.element_size())
     return int(tensor.numel() * tensor.element_size())
 
 

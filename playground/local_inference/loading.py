@@ -1,15 +1,15 @@
-"""From a planned base to a model in memory: reserve room, read, try it out; and the tokenizers of bases and adapters.
+"""From a planned base to a model in memory: reserve room, read, try it out.
 
 Nothing here runs code from a checkpoint: no remote code, no pickle.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,20 +18,30 @@ from typing import Any
 import torch
 import transformers
 
-from playground.errors import AdapterInvalid, ModelUnsupported, OutOfMemory
+from playground.errors import ModelUnsupported, OutOfMemory
 from playground.local_inference.adapters import TEMPLATE_FILE
-from playground.local_inference.footprint import weight_shares
+from playground.local_inference.cpu_dtype import pace_on_cpu
+from playground.local_inference.devices import choose_device, other_memories
+from playground.local_inference.explain import ran_out
+from playground.local_inference.footprint import is_on_disk, weight_shares
 from playground.local_inference.memory import Need, Room, Ticket, size_text
+from playground.local_inference.own_tokenizers import read_tokenizer
 from playground.local_inference.places import Report, resolve
-from playground.local_inference.planning import FEWER, Plan, choose_device, other_memories, plan_load
+from playground.local_inference.planning import FEWER, Plan, is_timed, plan_load
 from playground.local_inference.survey import context_window, first_line, making_models, model_class, survey_base
+from playground.local_inference.text_only import idle_parts, release, said_of, unread
 from playground.types import ModelSpec, Status
 
 _OWN_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", TEMPLATE_FILE)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+# Runs a job while nothing else computes.
+Compute = Callable[[Callable[[], Any]], Any]
+
 # What the load under way in this thread asks for room; one of its own where nobody keeps an account.
 _ticket: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
+# And where it times what it must know of this machine; at once where nobody else computes.
+_compute: ContextVar[Compute] = ContextVar("compute", default=lambda job: job())
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class LoadedBase:
     """A model ready for inference with its tokenizer and what it says of itself.
 
     ``shares`` are its bytes by device, ``files`` name what it was read from, each with what tells it from a later one.
+    ``unread`` is what the checkpoint reads besides text and is not given here, ``idle`` the modules that are for it.
     """
 
     model: Any
@@ -50,6 +61,8 @@ class LoadedBase:
     bytes: int
     shares: Mapping[str, int]
     files: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    unread: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
     @property
     def is_current(self) -> bool:
@@ -58,17 +71,21 @@ class LoadedBase:
 
 
 @contextmanager
-def asking(ticket: Ticket) -> Iterator[None]:
-    """Within the block, what this thread loads reserves its room with ``ticket``."""
-    before = _ticket.set(ticket)
+def asking(ticket: Ticket, compute: Compute | None = None) -> Iterator[None]:
+    """Within the block, what this thread loads reserves its room with ``ticket``, and is timed by jobs of ``compute``."""
+    before, timing = _ticket.set(ticket), _compute.set(compute or _compute.get())
     try:
         yield
     finally:
         _ticket.reset(before)
+        _compute.reset(timing)
 
 
-def load_base(spec: ModelSpec, report: Report) -> LoadedBase:
-    """Read ``spec``'s base. Raises `ModelNotFound`, `ModelUnsupported` or `OutOfMemory` before or instead of guessing."""
+def load_base(spec: ModelSpec, report: Report, *, whole: bool = False) -> LoadedBase:
+    """Read ``spec``'s base. ``whole`` keeps also those weights of a vision-language model that text does not pass through.
+
+    Raises `ModelNotFound`, `ModelUnsupported` or `OutOfMemory` before or instead of guessing.
+    """
     report(Status("loading", "looking for the model"))
     path = resolve(spec.base, report)
     files = _files(path)  # before they are read: what changes meanwhile is noticed by the next request
@@ -76,92 +93,48 @@ def load_base(spec: ModelSpec, report: Report) -> LoadedBase:
     device, why = choose_device(spec.device)
     ticket = _ticket.get() or Room().ticket()
     others = other_memories(spec.device, device)
+    pace = pace_on_cpu(survey, _compute.get()) if is_timed(spec, survey, device) else None
 
     def choose(available: int) -> tuple[Plan, Need]:
         elsewhere = [(other, ticket.available(other)) for other in others]
-        return plan_load(spec, survey, device, why, available, elsewhere)
+        return plan_load(spec, survey, device, why, available, elsewhere, pace)
 
     plan: Plan = ticket.reserve(device, choose, report)
     report(Status("loading", f"reading weights ({plan.dtype}, {plan.quantization})", 0.0))
     tokenizer = read_tokenizer(survey.path)
     model = _read_model(survey.path, survey.config, plan, report)
-    _try_out(survey.path, model, plan)
+    senses = unread(survey.config)
+    idle = _try_out(survey.path, model, plan, senses)
+    if not (whole or plan.limits):  # what is spread is fetched by accelerate's hooks, which know every tensor by name
+        release(model, idle)
     shares = weight_shares(model)
     return LoadedBase(
         model=model,
         tokenizer=tokenizer,
         path=survey.path,
-        plan=_with_shares(plan, shares),
+        plan=_with_senses(_with_shares(plan, shares, is_on_disk(model)), senses),
         window=context_window(survey.config, tokenizer),
         parameters=survey.parameters,
         bytes=sum(shares.values()),
         shares=shares,
         files=files,
+        unread=senses,
+        idle=idle,
     )
 
 
-def _with_shares(plan: Plan, shares: Mapping[str, int]) -> Plan:
+def _with_shares(plan: Plan, shares: Mapping[str, int], on_disk: bool) -> Plan:
     """``plan``, and where it is spread, what came to lie where."""
     if not plan.limits:
         return plan
-    parts = ", ".join(f"{size_text(count)} on {where}" for where, count in sorted(shares.items(), reverse=True))
-    return replace(plan, reason=f"{plan.reason}: {parts}")
+    parts = [f"{size_text(count)} on {where}" for where, count in sorted(shares.items(), reverse=True)]
+    parts += ["the rest stays on the disk and is read for each pass"] if on_disk else []
+    return replace(plan, reason=f"{plan.reason}: {', '.join(parts)}")
 
 
-def read_tokenizer(path: Path) -> Any:
-    """The tokenizer stored in ``path``. Raises `ModelUnsupported` when there is none that works without own code."""
-    try:
-        return transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        raise ModelUnsupported(
-            f"{path.name!r} has no tokenizer that can be read: {first_line(error)}",
-            "Copy tokenizer.json and tokenizer_config.json beside the weights.",
-        ) from error
-
-
-def adapter_tokenizer(folder: Path, base_tokenizer: Any, vocabulary: int) -> Any:
-    """The tokenizer to use with the adapter in ``folder``: its own one or its own template where it brought them.
-
-    ``vocabulary`` is the base's number of embeddings. Raises `AdapterInvalid` when the adapter's tokenizer cannot be read or
-    does not fit the base.
-    """
-    tokenizer = base_tokenizer
-    if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
-        tokenizer = _own_tokenizer(folder, vocabulary)
-    template = _own_template(folder)
-    if template or not tokenizer.chat_template:
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.chat_template = template or base_tokenizer.chat_template
-    return tokenizer
-
-
-def _own_tokenizer(folder: Path, vocabulary: int) -> Any:
-    try:
-        tokenizer = read_tokenizer(folder)
-    except ModelUnsupported as error:
-        raise AdapterInvalid(
-            f"Adapter {folder.name!r} brought a tokenizer that cannot be read: {error.message}",
-            "Remove its tokenizer files to use the base's, or save them again.",
-        ) from error
-    if len(tokenizer) > vocabulary:
-        raise AdapterInvalid(
-            f"Adapter {folder.name!r} has {len(tokenizer)} tokens, the base has embeddings for {vocabulary}.",
-            "It was trained on a base with more tokens; load that base.",
-        )
-    return tokenizer
-
-
-def _own_template(folder: Path) -> str:
-    """The chat template beside the adapter, "" where there is none or an empty one."""
-    file = folder / TEMPLATE_FILE
-    try:
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise AdapterInvalid(
-            f"Adapter {folder.name!r}: {TEMPLATE_FILE} cannot be read: {error}.",
-            "Save it again as UTF-8, or remove it.",
-        ) from error
-    return text if text.strip() else ""
+def _with_senses(plan: Plan, senses: tuple[str, ...]) -> Plan:
+    """``plan``, and what the checkpoint is not used for."""
+    return replace(plan, reason=f"{plan.reason}; {said_of(senses)}") if senses else plan
 
 
 def _files(folder: Path) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -190,7 +163,10 @@ def _read_model(path: Path, config: Any, plan: Plan, report: Report) -> Any:
     elif plan.device != "cpu":
         options["device_map"] = {"": plan.device}
     try:
-        with making_models, _progress(report), _without_adapter(path) as folder:
+        with making_models, _progress(report), ExitStack() as scraps:
+            folder = scraps.enter_context(_without_adapter(path))
+            if plan.limits:  # for what transformers rearranges as it reads, experts for one
+                options["offload_folder"] = scraps.enter_context(tempfile.TemporaryDirectory(prefix="weights-"))
             model, info = model_class(config).from_pretrained(
                 str(folder),
                 config=config,
@@ -200,10 +176,10 @@ def _read_model(path: Path, config: Any, plan: Plan, report: Report) -> Any:
                 output_loading_info=True,
                 **options,
             )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _no_room(path, plan) from error
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        if "can't allocate memory" in str(error):  # torch has no exception of its own for the machine's memory
+            if plan.limits:  # each pass reads there what is not in memory
+                weakref.finalize(model, scraps.pop_all().close)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, MemoryError) as error:
+        if ran_out(error):
             raise _no_room(path, plan) from error
         raise ModelUnsupported(
             f"{path.name!r} cannot be loaded: {first_line(error)}", "Copy or download it again."
@@ -212,24 +188,42 @@ def _read_model(path: Path, config: Any, plan: Plan, report: Report) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _try_out(path: Path, model: Any, plan: Plan) -> None:
-    """One forward pass: some quantized layers fail only there, and a damaged checkpoint may compute NaN."""
+def _try_out(path: Path, model: Any, plan: Plan, senses: tuple[str, ...]) -> tuple[str, ...]:
+    """A forward pass: some quantized layers fail only there, and a damaged checkpoint may compute NaN.
+
+    Returns the modules that it did not go through in a model that has other ``senses``.
+    """
     ids = torch.zeros((1, 2), dtype=torch.long, device=plan.device)
-    try:
+    found: list[torch.Tensor] = []
+
+    def run() -> None:
         with torch.inference_mode():
-            logits = model(input_ids=ids).logits
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _no_room(path, plan) from error
-    except (AssertionError, RuntimeError, ValueError, NotImplementedError) as error:
+            found.append(model(input_ids=ids).logits)
+
+    idle: tuple[str, ...] = ()
+    try:
+        if senses:
+            idle = idle_parts(model, run)
+        else:
+            run()
+    except (AssertionError, RuntimeError, ValueError, NotImplementedError, TypeError, MemoryError) as error:
+        if ran_out(error):
+            raise _no_room(path, plan) from error
+        if senses and plan.quantization == "none":
+            raise ModelUnsupported(
+                f"{path.name!r} does not answer without {' and '.join(senses)}: {first_line(error)}",
+                "Only text is given to models here; choose one that answers to text alone.",
+            ) from error
         raise ModelUnsupported(
             f"{path.name!r} loads as {plan.quantization} but cannot compute on {plan.device}: {first_line(error)}",
             "Choose another quantization.",
         ) from error
-    if not torch.isfinite(logits).all():
+    if not torch.isfinite(found[-1]).all():
         raise ModelUnsupported(
             f"{path.name!r} computes NaN or infinite numbers as {plan.dtype}, {plan.quantization}.",
             "Choose float32 or bfloat16, or copy the checkpoint again.",
         )
+    return idle
 
 
 def _no_room(path: Path, plan: Plan) -> OutOfMemory:

@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from playground.errors import AdapterInvalid
 from playground.local_inference.adapters import WEIGHTS_FILE, dora_magnitudes, lora_pairs
 from playground.local_inference.footprint import device_of
+from playground.local_inference.naming import SAME_NAMES, Naming
 
 # Fields of LoraConfig that are understood here; every other field must have its default, else PEFT serves the adapter.
 _UNDERSTOOD = {
@@ -33,6 +34,9 @@ _UNDERSTOOD = {
     "base_model_name_or_path", "revision", "inference_mode", "init_lora_weights", "megatron_core", "loftq_config",
     "runtime_config", "qalora_group_size", "use_dora",
 }  # fmt: skip
+
+# Subclasses of nn.Linear that only write its product in another way.
+_LINEARS = {("transformers.models.falcon.modeling_falcon", "FalconLinear")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +108,16 @@ def missing_layers(config: Any, modules: Mapping[str, nn.Module], weights: LoraW
     ]
 
 
-def read_weights(folder: Path, config: Any, modules: Mapping[str, nn.Module], dtype: torch.dtype) -> LoraWeights:
+def read_weights(
+    folder: Path, config: Any, modules: Mapping[str, nn.Module], dtype: torch.dtype, naming: Naming = SAME_NAMES
+) -> LoraWeights:
     """A and B of every targeted linear, checked against the base's shapes and for NaN, on its device and as ``dtype``.
+
+    ``naming`` says which tensors of the file are whose; ``config`` is for the base's names.
 
     Raises `AdapterInvalid` naming the first tensor that does not fit.
     """
-    tensors = load_file(folder / WEIGHTS_FILE)
+    tensors = naming.apply(load_file(folder / WEIGHTS_FILE))
     magnitudes = dora_magnitudes(tensors)
     layers = {}
     for name, pair in lora_pairs(tensors).items():
@@ -157,8 +165,10 @@ def _targeted(config: Any, name: str) -> bool:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Exactly the linear types whose output is x·Wᵀ + b: torch's, GPT-2's Conv1D, and bitsandbytes' quantized ones."""
-    return type(module) in (nn.Linear, Conv1D) or type(module).__module__.startswith("bitsandbytes.nn")
+    """Exactly the linear types whose output is x·Wᵀ + b: torch's, GPT-2's Conv1D, Falcon's, bitsandbytes' quantized ones."""
+    kind = type(module)
+    known = kind in (nn.Linear, Conv1D) or (kind.__module__, kind.__name__) in _LINEARS
+    return known or kind.__module__.startswith("bitsandbytes.nn")
 
 
 def _dense(module: nn.Module) -> torch.Tensor:

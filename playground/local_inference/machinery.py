@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -19,12 +20,16 @@ from playground.local_inference.adapters import WEIGHTS_FILE
 from playground.local_inference.admission import prepare_row
 from playground.local_inference.attaching import read_adapter
 from playground.local_inference.cache import Prepared, Report, Residents
-from playground.local_inference.engine import ComputeThread, StepLoop
+from playground.local_inference.compute_thread import ComputeThread
+from playground.local_inference.engine import StepLoop
 from playground.local_inference.footprint import adapter_bytes, leave_files, mapped_bytes
 from playground.local_inference.loading import asking
+from playground.local_inference.measured import measured as timings
 from playground.local_inference.places import locate
+from playground.local_inference.prefixes import Prefixes
 from playground.local_inference.resident import Attached, Resident, load_resident
 from playground.local_inference.row import Row
+from playground.local_inference.row_memory import RowMemory, promised_bytes
 from playground.local_inference.scoring import PromptLine, Scorer
 from playground.types import MemoryReport, ModelSpec
 
@@ -32,6 +37,8 @@ from playground.types import MemoryReport, ModelSpec
 _LOOK_S = 0.02
 # And how often one who waits for the compute thread looks whether it still runs, and whether the result is still wanted.
 _LOOK_AGAIN_S = 0.2
+# What is kept for reuse, for a person.
+_KEPT = "what earlier answers left for later ones"
 # Collecting garbage takes a third of a second; a base of fewer bytes than this leaves too little behind to be worth it.
 _WORTH_COLLECTING = 50_000_000
 
@@ -45,22 +52,38 @@ class Machinery:
         keep_alive: float = 0.0,
         adapter_roots: Sequence[Path] = (),
         pickles: Path | None = None,
+        prefix_budget: float = 0.1,
+        private_prefixes: bool = False,
+        measured: Path | None = None,
     ) -> None:
+        if measured is not None:
+            timings.keep_in(measured)
+        self._prefix_budget, self._private_prefixes = prefix_budget, private_prefixes
         self._read_adapter = partial(read_adapter, roots=adapter_roots, pickles=pickles)
-        self.loop = StepLoop()
+        self._room = memory.Room(memory_budget, _Tenants(self))
+        self._row_memory = RowMemory(self._room)
+        self.loop = StepLoop(memory=self._row_memory)
         self.thread = ComputeThread(self.loop)
         self.residents = Residents(self._load, self._attach, locate, keep_alive, self._after_dropping)
-        self._room = memory.Room(memory_budget, _Tenants(self))
         self._prompts = PromptLine(self._run, lambda: bool(self.loop.scheduler.live()))
 
     def admit(self, row: Row, prepared: Prepared) -> None:
-        """Render ``row``'s prompt and put it in line. Raises what rendering raises."""
+        """Render ``row``'s prompt and put it in line.
+
+        Raises what rendering raises, and `OutOfMemory` for a row that could not be answered with nobody else there.
+        """
         prepare_row(row, prepared)
+        self._row_memory.refuse(row)
         self.loop.scheduler.add(row)
         self.thread.wake()
 
     def compute(self, job: Any) -> Any:
-        """Run ``job`` on the compute thread between steps, and return its result. Raises `ShuttingDown` after `close`."""
+        """Run ``job`` on the compute thread between steps, and return its result. Raises `ShuttingDown` after `close`.
+
+        The compute thread itself, when a row needs room, runs it at once.
+        """
+        if self.thread.is_current:
+            return job()
         return self._result(self._run(job))
 
     def read_prompt(self, scorer: Scorer, wanted: Callable[[], bool]) -> None:
@@ -127,14 +150,30 @@ class Machinery:
     def _load(self, spec: ModelSpec, report: Report) -> Iterator[Resident]:
         """A block with ``spec``'s base in memory; the room that was made for it is reserved until the block ends."""
         with self._room.ticket() as ticket:
-            with asking(ticket):
+            with asking(ticket, self.compute):
                 resident = load_resident(spec, report)
             self.compute(resident.try_out)
+            resident.prefixes = self._prefixes(resident.loaded.plan.device)
+            if resident.packed is not None:
+                resident.packed.copies.spare = partial(self._room.spare, resident.loaded.plan.device)
             leave_files(resident.model)
             # What only reading took goes back, so that what is free can be measured.
             if resident.loaded.bytes > _WORTH_COLLECTING:
                 memory.give_back(resident.loaded.plan.device)
             yield resident
+
+    def _prefixes(self, device: str) -> Prefixes:
+        """What is kept of the texts that a model on ``device`` reads, within a budget for all models in its memory."""
+        share, total = self._prefix_budget, memory.device_bytes(device)[0]
+        budget = int(share * total) if share <= 1 else int(share)
+
+        def beside() -> Iterator[Prefixes]:
+            for held in self.residents.all():
+                if memory.same_memory(held.loaded.plan.device, device):
+                    yield held.prefixes
+
+        spare = partial(self._room.spare, device)
+        return Prefixes(budget, spare, private=self._private_prefixes, beside=beside)
 
     def _attach(self, resident: Any, path: str, report: Report) -> Attached:
         """Make room for the adapter at ``path``, read it, and prove it. Raises `AdapterInvalid` or `OutOfMemory`."""
@@ -155,10 +194,11 @@ class Machinery:
         found: dict[str, list[int]] = {}
         for resident in residents:
             for where, count in resident.loaded.shares.items():
-                found.setdefault(where, [0, 0, 0])[0] += count
-            taken = found.setdefault(resident.loaded.plan.device, [0, 0, 0])
+                found.setdefault(where, [0, 0, 0, 0])[0] += count
+            taken = found.setdefault(resident.loaded.plan.device, [0, 0, 0, 0])
             taken[1] += _adapters(resident)
             taken[2] += int(resident.slots.bytes())
+            taken[3] += int(resident.reusable)
             taken[2] += sum(int(state.cache_bytes()) for of, state in own if of is resident)
         order = sorted(found, key=lambda where: -sum(found[where]))
         return [_report(where, *found[where]) for where in order]
@@ -189,6 +229,29 @@ class Machinery:
         self.compute(partial(memory.give_back, device, let_go))
         return name
 
+    def shrink(self, device: str, count: int) -> int:
+        """Drop what is kept for reuse in the memory of ``device``, ``count`` bytes of it; returns the bytes that came back.
+
+        What models keep that nobody uses goes first.
+        """
+        idle, live = self.residents.idle(), self.live_adapters()
+        held = [one for one in self.residents.all() if one not in idle]
+        came = 0
+
+        def let_go() -> None:
+            nonlocal came
+            for resident in (*idle, *held):
+                if came < count and memory.same_memory(resident.loaded.plan.device, device):
+                    came += resident.shrink(count - came, live)
+            memory.tidy(device)
+
+        self.compute(let_go)
+        return came
+
+    def live_adapters(self) -> set[Attached]:
+        """The adapters of the rows that are being answered."""
+        return {attached for row in self.loop.scheduler.live() for attached, _ in row.applied.adapters}
+
     def needed(self) -> set[Attached]:
         """The adapters of all rows, live or waiting."""
         rows = self.loop.scheduler.live() + self.loop.scheduler.waiting()
@@ -204,15 +267,24 @@ class _Tenants:
 
     def __init__(self, machinery: Machinery) -> None:
         self._machinery = machinery
+        self._mapped: weakref.WeakKeyDictionary[Resident, int] = weakref.WeakKeyDictionary()
 
     def held(self, device: str) -> int:
-        """Bytes of weights, adapters, keys and values in this memory."""
-        return sum(_bytes(resident, device) for resident in self._machinery.residents.all())
+        """Bytes of weights, adapters, keys and values in this memory, whether rows need them or they are kept for reuse."""
+        own = sum(_bytes(resident, device) for resident in self._machinery.residents.all())
+        states = [row.state for row in self._rows() if memory.same_memory(row.resident.loaded.plan.device, device)]
+        return own + sum(int(state.cache_bytes()) for state in states if state is not None)
 
     def idle(self, device: str) -> int:
-        """Bytes of those that no row needs, and of the adapters that no row needs of the others."""
+        """Bytes of those that no row needs; of the others what they keep and can spare, and the adapters no row needs."""
         idle = self._machinery.residents.idle()
-        return sum(_bytes(resident, device) for resident in idle) + self._adapters(device, idle)
+        return (
+            sum(_bytes(resident, device) for resident in idle) + self._kept(device, idle) + self._adapters(device, idle)
+        )
+
+    def promised(self, device: str) -> int:
+        """Bytes that the live rows have yet to take, should each write all it may."""
+        return promised_bytes(self._rows(), device)
 
     def settling(self, device: str) -> int:
         """Bytes of those that will be idle in a moment."""
@@ -222,12 +294,26 @@ class _Tenants:
         """Bytes of weights that are mapped from their files: no memory to the system, but what every token reads."""
         if device.startswith("cuda"):
             return 0
-        return sum(mapped_bytes(resident.model) for resident in self._machinery.residents.all())
+        for resident in self._machinery.residents.all():
+            if resident not in self._mapped:  # looked up once: a model in use stays as it was loaded
+                self._mapped[resident] = mapped_bytes(resident.model)
+        return sum(self._mapped.get(resident, 0) for resident in self._machinery.residents.all())
 
     def evict(self, device: str, short: int) -> str:
-        """Drop the idle adapter or model that was unused for longest: a model only where adapters are not enough."""
+        """Drop what is kept for reuse, else the idle adapter or model unused for longest: models as the last."""
+        if self._kept(device) and self._machinery.shrink(device, short):
+            return _KEPT
         name = self._drop_adapter(device) if short <= self._adapters(device) else ""
         return name or self._machinery.evict(lambda held: _bytes(held, device) > 0) or self._drop_adapter(device)
+
+    def _rows(self) -> list[Row]:
+        return self._machinery.loop.scheduler.live()
+
+    def _kept(self, device: str, besides: Collection[Resident] = ()) -> int:
+        """Bytes that are kept in this memory and make way, by other residents than ``besides``."""
+        every = [one for one in self._machinery.residents.all() if one not in besides]
+        live = self._machinery.live_adapters()
+        return sum(one.spare_bytes(live) for one in every if memory.same_memory(one.loaded.plan.device, device))
 
     def _drop_adapter(self, device: str) -> str:
         return self._machinery.drop_adapter(lambda held: memory.same_memory(held.loaded.plan.device, device))
@@ -243,9 +329,9 @@ class _Tenants:
         return sum(attached.info.bytes for attached in found if attached is not None)
 
 
-def _report(device: str, weights: int, adapters: int, cache: int) -> MemoryReport:
+def _report(device: str, weights: int, adapters: int, cache: int, reusable: int) -> MemoryReport:
     total, free = memory.device_bytes(device)
-    return MemoryReport(device, total, free, weights, adapters, cache, memory.process_bytes())
+    return MemoryReport(device, total, free, weights, adapters, cache, memory.process_bytes(), reusable)
 
 
 def _bytes(resident: Resident, device: str) -> int:
@@ -253,7 +339,7 @@ def _bytes(resident: Resident, device: str) -> int:
     weights = sum(n for where, n in resident.loaded.shares.items() if memory.same_memory(where, device))
     if not memory.same_memory(resident.loaded.plan.device, device):
         return weights
-    return int(weights + _adapters(resident) + resident.slots.bytes())
+    return int(weights + _adapters(resident) + resident.slots.bytes() + resident.reusable)
 
 
 def _adapters(resident: Resident) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ _SETTLE_S = 0.05
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _TRIM_AT_ONCE, _TRIM_LATE = 1 << 17, 1 << 26
 _CGROUP = Path("/sys/fs/cgroup")
+_LIMIT_STANDS_S = 1.0
 
 
 def process_bytes() -> int:
@@ -44,17 +47,29 @@ def _own_bytes() -> int:
 
 
 def device_bytes(device: str) -> tuple[int, int]:
-    """(total, free) bytes of ``device`` as the system reports them; the machine's own memory for cpu and mps."""
+    """(total, free) bytes of ``device`` as the system reports them; for mps of what Metal lends of the machine's."""
     if device.startswith("cuda"):
         import torch
 
         free, total = torch.cuda.mem_get_info(device)
         return int(total), int(free)
     machine = psutil.virtual_memory()
+    if device == "mps":
+        return _apple_bytes(int(machine.available))
     limit = _cgroup_limit()
     if limit is None or limit >= machine.total:
         return int(machine.total), int(machine.available)
     return limit, max(0, min(int(machine.available), limit - _own_bytes()))
+
+
+def _apple_bytes(available: int) -> tuple[int, int]:
+    """(total, free) bytes of Apple's GPU, which may have a part of the machine's memory: Metal says how much of it."""
+    import torch
+
+    if not torch.backends.mps.is_available():
+        return int(psutil.virtual_memory().total), available
+    total = int(torch.mps.recommended_max_memory())
+    return total, max(0, min(available, total - int(torch.mps.driver_allocated_memory())))
 
 
 def give_back(device: str, let_go: Callable[[], object] = lambda: None) -> None:
@@ -68,6 +83,11 @@ def give_back(device: str, let_go: Callable[[], object] = lambda: None) -> None:
         gc.collect()
     finally:
         _keep_free(_TRIM_LATE)
+    tidy(device)
+
+
+def tidy(device: str) -> None:
+    """Return to the system what is free already and only kept: by a GPU's cache, by glibc."""
     if not device.startswith("cpu"):
         import torch
 
@@ -150,7 +170,11 @@ class Tenants(Protocol):
         ...
 
     def idle(self, device: str) -> int:
-        """Bytes that can be dropped: models that nobody uses, and adapters that no row needs of those in use."""
+        """Bytes that can be dropped: models that nobody uses; of those in use, what is kept for reuse, and idle adapters."""
+        ...
+
+    def promised(self, device: str) -> int:
+        """Bytes that the rows which are being answered have yet to take, should each write all it may."""
         ...
 
     def settling(self, device: str) -> int:
@@ -162,9 +186,9 @@ class Tenants(Protocol):
         ...
 
     def evict(self, device: str, short: int) -> str:
-        """Drop what was unused for longest to free ``short`` bytes: an adapter where adapters are enough, else a model.
+        """Drop something to free ``short`` bytes: what is kept for reuse, else the adapter or model unused for longest.
 
-        Returns its name, or "" where nothing is idle.
+        Models are dropped only where the rest is not enough. Returns its name, or "" where nothing is idle.
         """
         ...
 
@@ -176,7 +200,7 @@ class Nobody:
         """None."""
         return 0
 
-    idle = settling = mapped = held
+    idle = promised = settling = mapped = held
 
     def evict(self, device: str, short: int) -> str:
         """There is nobody."""
@@ -221,6 +245,8 @@ class Room:
                 elif short <= self._tenants.idle(where):
                     if name := self._tenants.evict(where, short):
                         report(Status("loading", f"unloaded {name}, unused for longest, to make room"))
+                    else:  # it is in use again, or being dropped for somebody else
+                        self._changed.wait(_SETTLE_S)
                 elif self._others(where):
                     report(Status("loading", "waiting for room until another model is loaded"))
                     self._changed.wait(_WAIT_S)
@@ -233,6 +259,29 @@ class Room:
         """Bytes that can be had on ``device``: what is free, and what is idle there."""
         with self._changed:
             return self._free(device, beside) + self._tenants.idle(device)
+
+    @property
+    def tenants(self) -> Tenants:
+        """The models in memory."""
+        return self._tenants
+
+    def left(self, device: str, *, margin: bool = True, loads: bool = True, share: float = 1.0) -> int:
+        """Bytes that rows may take now, without anybody making way; below 0 where the budget is overdrawn.
+
+        ``margin`` False: the last bytes too. ``loads`` False: what loads under way have reserved counts as free. ``share``:
+        so much of what the device has free. It takes no lock, for loads hold it while they wait for the compute thread,
+        which is who asks.
+        """
+        unclaimed = self._unclaimed(device, not margin, share)
+        return unclaimed - self._others(device) if loads else unclaimed
+
+    def spare(self, device: str) -> int:
+        """Bytes that nobody has a claim on, neither loads nor rows that may grow: what may be kept for reuse. No lock."""
+        return self.left(device) - self._tenants.promised(device)
+
+    def limit(self, device: str) -> int | None:
+        """Bytes of the budget on ``device``; None where there is none."""
+        return self._limit(device_bytes(device)[0]) if self._budget else None
 
     def release(self, ticket: Ticket) -> None:
         """Forget what ``ticket`` reserved."""
@@ -247,30 +296,38 @@ class Room:
 
     def _free(self, device: str, beside: bool) -> int:
         """Bytes that a load may take now, without anybody making way."""
+        promised = self._tenants.promised(device)
+        return max(0, self._unclaimed(device, beside) - promised - self._others(device))
+
+    def _unclaimed(self, device: str, beside: bool, share: float = 1.0) -> int:
+        """Bytes that are free within the budget, of those the device has a ``share``; ``beside``: the margin too."""
         total, free = device_bytes(device)
         free -= self._tenants.mapped(device)
         if not beside:
             free -= int(min(_MARGIN_SHARE * total, _MARGIN_AT_MOST))
+        free = int(free * share)
         if self._budget:
             free = min(free, self._limit(total) - self._tenants.held(device))
-        return max(0, free - self._others(device))
+        return free
 
     def _limit(self, total: int) -> int:
         return int(self._budget * total) if self._budget <= 1 else int(self._budget)
 
     def _others(self, device: str) -> int:
         """Bytes that loads under way have reserved."""
-        every = (one for demands in self._reserved.values() for one in demands)
+        every = (one for demands in list(self._reserved.values()) for one in demands)
         return sum(count for where, count in every if same_memory(where, device))
 
     def _figures(self, need: Need, device: str, beside: bool) -> str:
         total, free = device_bytes(device)
         held, idle = self._tenants.held(device), self._tenants.idle(device)
         limit = f", of which models may take {size_text(self._limit(total))}" if self._budget else ""
+        promised = self._tenants.promised(device)
+        growing = f" The answers under way may take {size_text(promised)} more." if promised else ""
         return (
             f"{need.name} needs {need}; {size_text(self.available(device, beside))} can be had on {device}. "
             f"{size_text(free)} of its {size_text(total)}{limit} are free; "
-            f"the models in memory hold {size_text(held)}, {size_text(held - idle)} of that in use."
+            f"the models in memory hold {size_text(held)}, {size_text(held - idle)} of that in use.{growing}"
         )
 
 
@@ -312,7 +369,17 @@ def mapped_files(suffix: str) -> list[tuple[int, int]]:
 
 
 def _cgroup_limit() -> int | None:
-    """The tightest memory limit that this process is under, in bytes, or None where there is none."""
+    """The tightest memory limit that this process is under, in bytes, or None where there is none.
+
+    Somebody may set another one, but not many times a second: so long it is believed, for reading it takes longer than all
+    else that `device_bytes` looks at.
+    """
+    return _limit_at(int(time.monotonic() / _LIMIT_STANDS_S))
+
+
+@functools.lru_cache(maxsize=1)
+def _limit_at(moment: int) -> int | None:
+    """`_cgroup_limit`, looked up once for each ``moment``."""
     limits = [int(text) for text in map(_content, _limit_files()) if text.isdigit()]
     return min(limits, default=None)
 

@@ -28,8 +28,9 @@ from playground.errors import AdapterInvalid, EngineFailure, ModelUnsupported, O
 from playground.local_inference.adapters import content_hash, read_config
 from playground.local_inference.defects import Defective
 from playground.local_inference.headers import read_json
-from playground.local_inference.loading import LoadedBase, adapter_tokenizer, load_base
+from playground.local_inference.loading import LoadedBase, load_base
 from playground.local_inference.memory import size_text
+from playground.local_inference.own_tokenizers import adapter_tokenizer
 from playground.local_inference.peft_turn import PeftTurn
 from playground.local_inference.pickles import as_safetensors
 from playground.local_inference.places import resolve
@@ -159,11 +160,11 @@ def refuse_prompt_kinds(folder: Path) -> None:
 def load_unquantized(job: Job, report: Report) -> LoadedBase:
     """The base in float32, or where that does not fit, in the 16-bit type that is wanted. Raises `OutOfMemory`."""
     try:
-        return load_base(_spec(job.base, "float32"), report)
+        return load_base(_spec(job.base, "float32"), report, whole=True)
     except OutOfMemory:
         pass  # 16 bits take half of it
     try:
-        return load_base(_spec(job.base, job.dtype), report)
+        return load_base(_spec(job.base, job.dtype), report, whole=True)
     except OutOfMemory as error:
         raise OutOfMemory(
             error.message, "Merging needs the whole base unquantized: unload other models, or export the adapter alone."

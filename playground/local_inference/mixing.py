@@ -13,7 +13,7 @@ came before it). Strength 0 is the base.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from playground.errors import EngineFailure
 from playground.local_inference.lora import LoraLayer, LoraWeights
+from playground.local_inference.weight_copies import WeightCopies
 
 # How many companies of each sort keep their joined matrices: each costs about as much memory as its adapters.
 _REMEMBERED = 4
 # A remembered company serves a smaller one, as rows come and go, while its ranks add up to at most this many times as much.
 _WASTE = 2
+
+_SCATTERED = (
+    "A layer that an adapter is for was given only some of the answers that are computed at once.",
+    "Ask for `reproducible` answers, which are computed one by one, or leave this adapter out.",
+)
 
 # One row's adapters, each with its strength; hashable.
 Active = tuple[tuple[LoraWeights, float], ...]
@@ -143,7 +150,7 @@ class Mix:
     """
 
     def __init__(self, company: _Company, kinds: Sequence[Active], kind_of: torch.Tensor | None) -> None:
-        self._company = company
+        self.company = company
         self._kind_of = kind_of
         self._strengths = [_strengths(company, kind) for kind in kinds]
         self._masks: dict[tuple[torch.device, tuple[tuple[int, float, int], ...]], torch.Tensor] = {}
@@ -151,16 +158,25 @@ class Mix:
 
     def touches(self, group: Group) -> bool:
         """Whether anything is added to ``group``."""
-        return self._company.joined(group) is not None
+        return self.company.joined(group) is not None
 
     def add(
-        self, group: Group, x: torch.Tensor, outputs: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+        self,
+        group: Group,
+        x: torch.Tensor,
+        outputs: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor | None],
+        copies: WeightCopies | None = None,
     ) -> Sequence[torch.Tensor]:
-        """``outputs`` [tokens, out] of ``group`` (one, when fused) for ``x`` [tokens, in], each token's adapters added."""
-        joined = self._company.joined(group)
+        """``outputs`` [tokens, out] of ``group`` (one, when fused) for ``x`` [tokens, in], each token's adapters added.
+
+        With ``copies`` the company's matrices may be used in another order.
+        """
+        joined = self.company.joined(group)
         if joined is None:
             return outputs
-        reduced = F.linear(x.to(joined.a.dtype), joined.a) * self._mask(joined)
+        x, mask = x.to(joined.a.dtype), self._mask(joined)
+        reduced = copies.reduced(x, joined.a, mask) if copies else F.linear(x, joined.a) * mask
         added = []
         for at, (output, part) in enumerate(zip(outputs, joined.bs, strict=True)):
             base = output
@@ -169,7 +185,8 @@ class Mix:
                 base = output + gain * (output if biases[at] is None else output - biases[at])
             if part is not None:
                 columns, b = part
-                base = torch.addmm(base.to(b.dtype), reduced[:, columns], b.t())
+                base, own = base.to(b.dtype), reduced[:, columns]
+                base = copies.added(base, own, b) if copies else torch.addmm(base, own, b.t())
             added.append(base.to(output.dtype))
         return added
 
@@ -226,6 +243,25 @@ class Mixer:
     def bytes(self) -> int:
         """Memory of the matrices that it remembers, beside the adapters' own."""
         return sum(company.bytes for company in (*self._companies, *self._exact))
+
+    def spare_bytes(self, live: Collection[LoraWeights]) -> int:
+        """Memory of those that no next pass takes, where it has the ``live`` adapters; any thread may ask."""
+        return sum(company.bytes for company in self._spare(live))
+
+    def shrink(self, live: Collection[LoraWeights]) -> int:
+        """Let go of those; returns the bytes that came back."""
+        spare = self._spare(live)
+        self._companies = [company for company in self._companies if company not in spare]
+        self._exact = [company for company in self._exact if company not in spare]
+        if self._last[1] is not None and self._last[1].company in spare:
+            self._last = (None, None)
+        return sum(company.bytes for company in spare)
+
+    def _spare(self, live: Collection[LoraWeights]) -> list[_Company]:
+        """All but the one that the last pass took, and that one too where an adapter of it is not ``live``."""
+        last = self._last[1]
+        needed = last.company if last and all(weights in live for weights, _ in last.company.members) else None
+        return [company for company in (*self._companies, *self._exact) if company is not needed]
 
     def mix(self, rows: Sequence[Active], tokens: Sequence[int]) -> Mix | None:
         """What a pass adds in which row i has ``tokens[i]`` tokens one after another; None when all are the base."""
@@ -318,7 +354,12 @@ class Switch:
         def add(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
             if not self._rows:
                 return None
-            flat, x = output.reshape(-1, output.shape[-1]), args[0].reshape(-1, args[0].shape[-1])
+            # On several GPUs accelerate moves the input within the call, so what is seen here may lie on another one.
+            given = args[0].to(output.device)
+            flat, x = output.reshape(-1, output.shape[-1]), given.reshape(-1, given.shape[-1])
+            # Several rows have a token each; where not all are there, none can be told from the others (scattered.py).
+            if len(self._rows) > 1 and len(self._rows) not in (given.shape[0], len(x)):
+                raise EngineFailure(*_SCATTERED)
             mix = self.mixer.mix(self._rows, (flat.shape[0] // len(self._rows),) * len(self._rows))
             if mix is None:
                 return None

@@ -11,7 +11,7 @@ Packing prompts and decoding rows: Yu et al. 2022 (Orca), Agrawal et al. 2023 (S
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from playground.local_inference.mixing import Active, Group, Mix, Mixer
-from playground.local_inference.slots import Slab, SlotCache
+from playground.local_inference.slots import Contents, Slab, SlotCache, bucket
+from playground.local_inference.weight_copies import Linear, WeightCopies
 
 # Decoders whose forward pass is the one written here; what differs in them (biases, norms of q and k) is read off them.
 _SHAPES = {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM"}
@@ -28,6 +29,8 @@ _MOVING_ROPE = {"dynamic", "longrope"}
 # Up to this many bytes in a layer its linears are joined into one matrix: fewer calls, which is what small models wait for.
 _WORTH_JOINING = 8_000_000
 _FIRST_POSITIONS = 512
+# A prompt is read in what becomes its slot, instead of being copied into one, where a slot takes no more than so many bytes.
+SMALL_SLOT = 8_000_000
 # How far its logits may be from the model's own, as a share of their length: in float32, and where both sides round.
 _ROUNDING = {True: 1e-4, False: 0.1}
 
@@ -46,20 +49,20 @@ class _Linears:
 
     group: Group
     modules: tuple[nn.Module, ...]
-    weight: torch.Tensor | None = None
-    bias: torch.Tensor | None = None
+    weights: tuple[torch.Tensor, ...] = ()
+    biases: tuple[torch.Tensor | None, ...] = ()
 
-    def __call__(self, x: torch.Tensor, mix: Mix | None) -> Sequence[torch.Tensor]:
-        """The outputs [tokens, out] for ``x`` [tokens, in], adapters added; views of one tensor where joined."""
-        if self.weight is None:
-            outputs: Sequence[torch.Tensor] = [module(x) for module in self.modules]
-            if mix is None:
-                return outputs
-            return mix.add(self.group, x, outputs, [getattr(module, "bias", None) for module in self.modules])
-        output = F.linear(x, self.weight, self.bias)
-        if mix is not None:
-            (output,) = mix.add(self.group, x, (output,), (self.bias,))
-        return (output,) if len(self.modules) == 1 else output.split(self.group.widths, dim=-1)
+    def __call__(self, x: torch.Tensor, run: _Pass) -> Sequence[torch.Tensor]:
+        """The outputs [tokens, out] for ``x`` [tokens, in], adapters added; one, side by side, where they are joined."""
+        outputs: Sequence[torch.Tensor] = (
+            [run.linear(x, *one) for one in zip(self.weights, self.biases, strict=True)]
+            if self.weights
+            else [module(x) for module in self.modules]
+        )
+        if run.mix is None:
+            return outputs
+        biases = self.biases or [getattr(module, "bias", None) for module in self.modules]
+        return run.mix.add(self.group, x, outputs, biases, run.copies)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ class _Layer:
     act: Any
     down: _Linears
 
+    def linears(self) -> tuple[_Linears, ...]:
+        """Those in it."""
+        return self.qkv, self.out, self.gate_up, self.down
+
 
 @dataclass(frozen=True)
 class _Decoding:
@@ -83,6 +90,7 @@ class _Decoding:
     slab: Slab
     rows: slice
     at: torch.Tensor
+    width: int
     mask: torch.Tensor | None
 
 
@@ -106,6 +114,8 @@ class _Pass:
     decoding: list[_Decoding]
     pieces: list[_Piece]
     mix: Mix | None
+    linear: Linear
+    copies: WeightCopies | None
 
 
 class PackedModel:
@@ -121,10 +131,14 @@ class PackedModel:
         self._embed, self._norm, self._rope = core.embed_tokens, core.norm.weight, core.rotary_emb
         self._layers = [self._layer(f"model.layers.{at}", layer) for at, layer in enumerate(core.layers)]
         self._head = _linears(("lm_head",), (model.lm_head,))
-        groups = [g for one in self._layers for g in (one.qkv, one.out, one.gate_up, one.down)]
+        groups = [one for layer in self._layers for one in layer.linears()]
         self.linears = frozenset(name for one in (*groups, self._head) for name in one.group.names)
         self.mixer = Mixer()
+        every = (weight for layer in self._layers for one in layer.linears() for weight in one.weights)
+        self.copies = WeightCopies([*every, *self._head.weights])
         self._cos = self._sin = torch.empty(0)
+        self._signs = torch.ones(self._size, device=self._norm.device, dtype=self._norm.dtype)
+        self._signs[: self._size // 2] = -1
 
     @classmethod
     def of(cls, model: Any, vocabulary: int) -> PackedModel | None:
@@ -143,8 +157,10 @@ class PackedModel:
     def reading(self, positions: int) -> Reading:
         """Room for a prompt of ``positions`` tokens."""
         weight = self._embed.weight
-        shape = (positions, 2, self._kv_heads, self._size)
-        dtype = self._norm.dtype
+        dtype, capacity = self._norm.dtype, bucket(positions + 1)
+        each = 2 * self._kv_heads * self._size
+        small = capacity * each * dtype.itemsize * len(self._layers) <= SMALL_SLOT
+        shape = (capacity if small else positions, 2, self._kv_heads, self._size)
         with torch.inference_mode():  # as the passes that write into them
             return Reading([torch.empty(shape, device=weight.device, dtype=dtype) for _ in self._layers])
 
@@ -156,113 +172,112 @@ class PackedModel:
         adapters: Sequence[Active],
         *,
         every: bool = False,
+        copies: bool = False,
     ) -> torch.Tensor:
         """Raw logits [rows, vocab] float32 on the CPU after each row's newest token, and after each piece's last one.
 
         ``newest`` and ``adapters`` are in the slabs' order, ``adapters`` with the pieces' after them. ``every`` gives the
-        logits after every token instead, [tokens, vocab]. Nothing is counted as read or written yet: that is for the caller,
-        once all went well.
+        logits after every token instead, [tokens, vocab]. With ``copies`` the pass may make and use `WeightCopies`: its
+        kernels then depend on what ran before. Nothing is counted as read or written yet: that is for the caller, once all
+        went well.
         """
         counts = [1] * len(newest) + [len(ids) for _, ids in pieces]
         ids = [*newest, *(token for _, piece in pieces for token in piece)]
         with torch.inference_mode():
             mix = self.mixer.mix(tuple(adapters), tuple(counts))
-            run = self._pass(slabs, pieces, mix)
+            linear = self.copies.linear_for(len(newest), len(ids)) if copies else F.linear
+            run = self._pass(slabs, pieces, mix, linear)
             hidden = self._embed(torch.tensor(ids, device=self._embed.weight.device))
             for at, layer in enumerate(self._layers):
                 hidden = self._through(at, layer, hidden, run)
             if pieces and not every:
                 ends = torch.tensor(counts, device=hidden.device).cumsum(0) - 1
                 hidden = hidden[ends]
-                mix = (
-                    self.mixer.mix(tuple(adapters), (1,) * len(counts))
-                    if mix and mix.touches(self._head.group)
-                    else None
-                )
-            hidden = F.rms_norm(hidden, self._norm.shape, self._norm, self._eps)
-            (logits,) = self._head(hidden, mix)
+                touched = mix and mix.touches(self._head.group)
+                run = replace(run, mix=self.mixer.mix(tuple(adapters), (1,) * len(counts)) if touched else None)
+            (logits,) = self._head(F.rms_norm(hidden, self._norm.shape, self._norm, self._eps), run)
             return logits.float().cpu()
 
-    def _pass(self, slabs: Sequence[Slab], pieces: Sequence[tuple[Reading, Sequence[int]]], mix: Mix | None) -> _Pass:
+    def _pass(
+        self,
+        slabs: Sequence[Slab],
+        pieces: Sequence[tuple[Reading, Sequence[int]]],
+        mix: Mix | None,
+        linear: Linear,
+    ) -> _Pass:
         decoding, found, positions, row = [], [], [], 0
         for slab in slabs:
             lengths = slab.lengths()
             count, capacity = len(slab.slots), slab.capacity
             uneven = len({slot.length for slot in slab.slots}) > 1
             at = torch.arange(0, count * capacity, capacity, device=lengths.device) + lengths
-            mask = slab.mask(lengths) if uneven else None
-            decoding.append(_Decoding(slab, slice(row, row + count), at, mask))
+            mask = self._added(slab.mask(lengths)) if uneven else None
+            decoding.append(_Decoding(slab, slice(row, row + count), at, slab.width, mask))
             positions.append(lengths)
             row += count
         device = self._embed.weight.device
         for reading, ids in pieces:
             start, end = reading.read, reading.read + len(ids)
             places = torch.arange(start, end, device=device)
-            mask = torch.arange(end, device=device)[None, :] <= places[:, None] if start else None
+            mask = self._added(torch.arange(end, device=device)[None, :] <= places[:, None]) if start else None
             found.append(_Piece(reading.planes, slice(row, row + len(ids)), start, end, mask))
             positions.append(places)
             row += len(ids)
         cos, sin = self._angles(positions)
-        return _Pass(cos, sin, decoding, found, mix)
+        return _Pass(cos, sin, decoding, found, mix, linear, None if linear is F.linear else self.copies)
+
+    def _added(self, allowed: torch.Tensor) -> torch.Tensor:
+        """A mask as what is added to the scores: from a bool one every layer would make it anew."""
+        return torch.zeros_like(allowed, dtype=self._norm.dtype).masked_fill_(~allowed, float("-inf"))
 
     def _angles(self, positions: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos [tokens, 1, size] and sin [tokens, 1, size / 2] from a table that the model's own module fills."""
+        """cos and sin [tokens, 1, size], the first half of sin negative, from a table that the model's own module fills."""
         places = torch.cat(positions) if len(positions) > 1 else positions[0]
         needed = int(places.max()) + 1
         if needed > self._cos.shape[0]:
             count = max(_FIRST_POSITIONS, 2 * needed)
             cos, sin = self._rope(self._norm, torch.arange(count, device=places.device)[None])
-            self._cos, self._sin = cos[0, :, None], sin[0, :, None, : self._size // 2]
+            self._cos, self._sin = cos[0, :, None], sin[0, :, None] * self._signs
         return self._cos[places], self._sin[places]
 
     def _through(self, at: int, layer: _Layer, hidden: torch.Tensor, run: _Pass) -> torch.Tensor:
         """One layer, for ``hidden`` [tokens, hidden]."""
         inner = F.rms_norm(hidden, layer.before.shape, layer.before, self._eps)
-        attended = self._attention(at, layer, layer.qkv(inner, run.mix), run)
-        (out,) = layer.out(attended, run.mix)
+        attended = self._attention(at, layer, layer.qkv(inner, run), run)
+        (out,) = layer.out(attended, run)
         hidden = hidden + out
         inner = F.rms_norm(hidden, layer.after.shape, layer.after, self._eps)
-        gate, up = layer.gate_up(inner, run.mix)
-        (down,) = layer.down(layer.act(gate) * up, run.mix)
+        wide = layer.gate_up(inner, run)
+        gate, up = wide if len(wide) > 1 else wide[0].chunk(2, dim=-1)
+        (down,) = layer.down(layer.act(gate) * up, run)
         return hidden + down
 
     def _attention(self, at: int, layer: _Layer, qkv: Sequence[torch.Tensor], run: _Pass) -> torch.Tensor:
         """Rotate, write keys and values where they belong, and let every row look at its own; [tokens, heads · size]."""
-        tokens, half = qkv[0].shape[0], self._size // 2
-        q, k, v = (part.view(tokens, -1, self._size) for part in qkv)
-        looked = torch.cat((q, k), dim=1)
+        heads = (qkv[0] if len(qkv) == 1 else torch.cat(qkv, dim=-1)).view(qkv[0].shape[0], -1, self._size)
+        turned = heads[:, : self._heads + self._kv_heads]
         if layer.qk_norm is not None:
-            looked = F.rms_norm(looked, (self._size,), None, self._eps) * layer.qk_norm
-        turned = looked * run.cos
-        turned[..., :half].addcmul_(looked[..., half:], run.sin, value=-1)
-        turned[..., half:].addcmul_(looked[..., :half], run.sin)
-        q, k = turned[:, : self._heads], turned[:, self._heads :]
-        parts = [self._decoded(at, some, q, k, v) for some in run.decoding]
-        parts += [self._read(at, piece, q, k, v) for piece in run.pieces]
+            turned.copy_(F.rms_norm(turned, (self._size,), None, self._eps) * layer.qk_norm)
+        swapped = turned.unflatten(-1, (2, -1)).flip(-2).view(turned.shape)
+        turned.mul_(run.cos).addcmul_(swapped, run.sin)
+        q, kv = heads[:, : self._heads], heads[:, self._heads :]
+        parts = [self._decoded(at, some, q, kv) for some in run.decoding]
+        parts += [self._read(at, piece, q, kv) for piece in run.pieces]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _decoded(self, at: int, some: _Decoding, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def _decoded(self, at: int, some: _Decoding, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
         """One query for each row of a slab; the query heads that share keys are one row's queries to the kernel."""
-        plane, rows, count = some.slab.planes[at], some.rows, len(some.slab.slots)
-        flat = plane.view(-1, *plane.shape[2:])
-        flat[:, 0].index_copy_(0, some.at, k[rows])
-        flat[:, 1].index_copy_(0, some.at, v[rows])
-        shown = plane[:count, : some.slab.width]
-        queries = q[rows].view(count, self._kv_heads, -1, self._size)
-        looked = F.scaled_dot_product_attention(
-            queries,
-            shown[:, :, 0].transpose(1, 2),
-            shown[:, :, 1].transpose(1, 2),
-            attn_mask=some.mask,
-            scale=self._scaling,
-        )
+        plane, count = some.slab.planes[at], len(some.slab.slots)
+        plane.view(-1, *kv.shape[1:]).index_copy_(0, some.at, kv[some.rows])
+        keys, values = plane[:count, : some.width].permute(2, 0, 3, 1, 4).unbind()
+        queries = q[some.rows].view(count, self._kv_heads, -1, self._size)
+        looked = F.scaled_dot_product_attention(queries, keys, values, attn_mask=some.mask, scale=self._scaling)
         return looked.reshape(count, -1)
 
-    def _read(self, at: int, piece: _Piece, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def _read(self, at: int, piece: _Piece, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
         """A piece of one prompt, looking at itself and at what was read of that prompt before."""
         plane, rows, count = piece.planes[at], piece.rows, piece.end - piece.start
-        plane[piece.start : piece.end, 0] = k[rows]
-        plane[piece.start : piece.end, 1] = v[rows]
+        plane[piece.start : piece.end] = kv[rows].view(count, 2, -1, self._size)
         shown = plane[: piece.end].permute(1, 2, 0, 3)[:, None]
         looked = F.scaled_dot_product_attention(
             q[rows].transpose(0, 1)[None],
@@ -315,7 +330,7 @@ class PackedModel:
                 if piece:
                     self.step([], [], [(reading, piece)], [()])
                     reading.read += len(piece)
-            joined.append(slots.join(reading.planes, reading.read))
+            joined.append(slots.join(Contents(reading.planes, reading.read)))
         together = self.step(slots.groups(joined), [row[-1] for row in rows], [], [(), ()])
         whole = torch.cat([self.step([], [], [(self.reading(len(row)), row)], [()]) for row in rows])
         allowed = _ROUNDING[self._norm.dtype == torch.float32] * alone.norm(dim=1)
@@ -324,21 +339,25 @@ class PackedModel:
 
 def _linears(names: tuple[str, ...], modules: tuple[Any, ...]) -> _Linears:
     """``modules`` as one linear where they are plain and small; the modules' own weights become views of the joined one."""
-    plain = all(type(module) is nn.Linear for module in modules)
     widths = tuple(int(module.out_features) for module in modules)
-    if not plain:
+    if not all(type(module) is nn.Linear for module in modules):
         return _Linears(Group(names, widths), modules)
-    if len(modules) == 1:
-        return _Linears(Group(names, widths, fused=True), modules, modules[0].weight, modules[0].bias)
-    size = sum(module.weight.numel() * module.weight.element_size() for module in modules)
-    biased = [module.bias is not None for module in modules]
-    if size > _WORTH_JOINING or any(biased) != all(biased):
-        return _Linears(Group(names, widths), modules)
+    weights, biases = tuple(m.weight for m in modules), tuple(m.bias for m in modules)
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    biased = [bias is not None for bias in biases]
+    if len(modules) > 1 and (size > _WORTH_JOINING or any(biased) != all(biased)):
+        return _Linears(Group(names, widths), modules, weights, biases)
+    if len(modules) > 1:
+        weights, biases = _joined(modules, widths), (torch.cat(biases).detach() if all(biased) else None,)
+    return _Linears(Group(names, widths, fused=True), modules, weights, biases)
+
+
+def _joined(modules: tuple[Any, ...], widths: tuple[int, ...]) -> tuple[torch.Tensor]:
+    """Their weights as one, of which theirs become views."""
     weight = torch.cat([module.weight.detach() for module in modules])
     for module, part in zip(modules, weight.split(widths), strict=True):
         module.weight.data = part
-    bias = torch.cat([module.bias.detach() for module in modules]) if all(biased) else None
-    return _Linears(Group(names, widths, fused=True), modules, weight, bias)
+    return (weight,)
 
 
 def _plain_attention(config: Any) -> bool:

@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModelForCausalLM, get_peft_model_state_dict
+from peft import PeftConfig, PeftModelForCausalLM, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lycoris_utils import LycorisLayer
 from peft.tuners.shira.layer import ShiraLayer
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from playground.errors import AdapterInvalid, EngineFailure, PlaygroundError
 from playground.local_inference.adapters import WEIGHTS_FILE, read_safetensors_header
 from playground.local_inference.explain import explain, ran_out
 from playground.local_inference.headers import spare_copies
+from playground.local_inference.kernels import same_kernels
+from playground.local_inference.naming import Naming
 from playground.local_inference.proof import names_in_short, probe
 
 _NAME = "turn"
@@ -48,11 +51,14 @@ _SIZES = re.compile(r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?tor
 class PeftTurn:
     """Puts an adapter on ``base`` through PEFT and takes it off again. Used by the compute thread only.
 
+    ``idle`` are modules that text does not reach, and that an adapter may therefore lack; ``reads_more`` as in `Naming`.
     ``fixed`` says why the adapter that is on has no strength but 1, "" where it has.
     """
 
-    def __init__(self, base: Any, vocabulary: int) -> None:
+    def __init__(self, base: Any, vocabulary: int, idle: Sequence[str] = (), *, reads_more: bool = False) -> None:
         self._base = base
+        self._names = dict(base.named_modules()).keys()  # as they are without any adapter
+        self._idle, self._reads_more = tuple(f"{name}." for name in idle), reads_more
         self._vocabulary = vocabulary
         self._key: tuple[str, str] | None = None
         self._model: Any = None
@@ -71,7 +77,7 @@ class PeftTurn:
         """The base with the adapter in ``folder`` on it, at ``scale``. Raises `AdapterInvalid`."""
         if not self.holds(folder, sha256):
             self.leave()
-            self._canary = probe(self._base, self._vocabulary)
+            self._canary = self._logits()
             self._parts = _parts(self._base)  # after a forward pass: bitsandbytes packs its weights in the first one
             self._biases = _biases(self._base)
             self._model = self._wrap(folder)
@@ -91,10 +97,14 @@ class PeftTurn:
 
     def _check_base(self) -> None:
         """Compare the base with what it was before the adapter."""
-        after = probe(self._base, self._vocabulary)
-        if self._canary is None or not torch.equal(after, self._canary):
+        if self._canary is None or not torch.equal(self._logits(), self._canary):
             self.damaged = True
             raise EngineFailure(*_DAMAGED)
+
+    def _logits(self) -> torch.Tensor:
+        """The base's own on fixed tokens. A turn may begin or end within a step that uses other kernels."""
+        with same_kernels():
+            return probe(self._base, self._vocabulary)
 
     def _wrap(self, folder: Path) -> Any:
         """Put the adapter on; whatever goes wrong, the base is as it was, and that is checked."""
@@ -103,12 +113,15 @@ class PeftTurn:
                 warnings.simplefilter("ignore")  # what they say is checked below, from the load result itself
                 config = PeftConfig.from_pretrained(str(folder))
                 config.inference_mode = True
-                same = _spare_the_base(self._base, folder)
-                self._model = PeftModelForCausalLM(self._base, config, adapter_name=_NAME)
-                result = self._model.load_adapter(str(folder), _NAME, is_trainable=False)
+                header = read_safetensors_header(folder / WEIGHTS_FILE)
+                naming = Naming.of(header, self._names, reads_more=self._reads_more)
+                same = _spare_the_base(self._base, folder, naming)
+                self._model = PeftModelForCausalLM(self._base, naming.config(config), adapter_name=_NAME)
+                result = self._load(folder, naming)
                 self._model.eval().requires_grad_(False)
-                own = get_peft_model_state_dict(self._model, adapter_name=_NAME, save_embedding_layers=False)
-            spare = spare_copies(read_safetensors_header(folder / WEIGHTS_FILE))
+                saved = get_peft_model_state_dict(self._model, adapter_name=_NAME, save_embedding_layers=False)
+            own = [name for name in saved if not name.removeprefix(_PREFIX).startswith(self._idle)]
+            spare = spare_copies(naming.apply(header))
             _check(folder, result, own, spare)
             self._note_scales(folder, same)
         except Exception as error:
@@ -123,6 +136,13 @@ class PeftTurn:
                 "Check that it was trained on this base, and with a PEFT version no newer than the one here.",
             ) from error
         return self._model
+
+    def _load(self, folder: Path, naming: Naming) -> Any:
+        """Let PEFT read the file in ``folder``, or what it is given where the names in it are not this base's."""
+        if naming.as_it_is:
+            return self._model.load_adapter(str(folder), _NAME, is_trainable=False)
+        state = naming.apply(load_file(folder / WEIGHTS_FILE))
+        return set_peft_model_state_dict(self._model, state, adapter_name=_NAME)
 
     def _take_off(self) -> None:
         """Put every part of the base back where it was.
@@ -208,7 +228,7 @@ def _check(folder: Path, result: Any, own: Iterable[str], spare: set[str]) -> No
     )
 
 
-def _spare_the_base(base: nn.Module, folder: Path) -> set[str]:
+def _spare_the_base(base: nn.Module, folder: Path, naming: Naming) -> set[str]:
     """Put a copy in place of every weight of the base that the file brings itself: PEFT writes those into the base's own.
 
     Embeddings with more words than the base's make room for them. `_parts` knows what was there before. Returns the names
@@ -218,7 +238,9 @@ def _spare_the_base(base: nn.Module, folder: Path) -> set[str]:
     modules = dict(base.named_modules())
     with safe_open(folder / WEIGHTS_FILE, "pt") as file:
         for key in file.keys():  # noqa: SIM118, it is no dictionary
-            name, _, leaf = _plain_name(key).rpartition(".")
+            if key in naming.unused:
+                continue
+            name, _, leaf = _plain_name(naming.here.get(key, key)).rpartition(".")
             own = modules[name]._parameters.get(leaf) if name in modules and leaf == "weight" else None
             if own is not None and own.is_floating_point():
                 brought = file.get_tensor(key).to(own)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from playground.errors import ModelUnsupported
+from playground.local_inference.cpu_dtype import SMALL, DtypePace
+from playground.local_inference.devices import gpu_dtype, index
 from playground.local_inference.memory import HEADROOM, Need, size_text
 from playground.local_inference.survey import Survey
 from playground.types import ModelSpec
@@ -19,7 +19,8 @@ _FOUR_BITS = ("nf4", "fp4")
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Kinds of stored checkpoints that transformers unpacks where there is no CUDA.
 _NEEDS_CUDA = {"mxfp4", "fp8"}
-_SMALL = 1_000_000_000
+# Up to so many parameters a base may be float32 on a CPU.
+_MEDIUM = 1_000_000_000
 # Room beside the weights: a conversation of so many tokens, and the logits of so many rows, twice.
 _MODERATE = 2048
 _ROWS = 32
@@ -55,34 +56,6 @@ class _Way:
     limits: tuple[tuple[str, int], ...] = ()
 
 
-def choose_device(asked: str) -> tuple[str, str]:
-    """(device, why) for what was asked: auto, cpu, cuda, cuda:N or mps. Raises `ModelUnsupported` for what is not there."""
-    if asked == "auto":
-        if torch.cuda.is_available():
-            return "cuda:0", "a GPU is present"
-        if torch.backends.mps.is_available():
-            return "mps", "Apple's GPU is present"
-        return "cpu", "no GPU is present"
-    if asked.startswith("cuda"):
-        index = asked.partition(":")[2] or "0"
-        if not index.isdigit() or int(index) >= torch.cuda.device_count():
-            raise ModelUnsupported(
-                f"Device {asked!r} is not there ({torch.cuda.device_count()} CUDA devices).", "Use auto or cpu."
-            )
-        return f"cuda:{index}", f"{asked} as asked"
-    if asked == "cpu" or (asked == "mps" and torch.backends.mps.is_available()):
-        return asked, f"{asked} as asked"
-    raise ModelUnsupported(f"Device {asked!r} is not there.", "Use auto, cpu, cuda, cuda:N or mps.")
-
-
-def other_memories(asked: str, device: str) -> list[str]:
-    """Where else a base may lie that is too large for ``device``: other GPUs where none was named, and the CPU."""
-    if not device.startswith("cuda"):
-        return []
-    gpus = [f"cuda:{at}" for at in range(torch.cuda.device_count())] if asked == "auto" else []
-    return [*(gpu for gpu in gpus if gpu != device), "cpu"]
-
-
 def plan_load(
     spec: ModelSpec,
     survey: Survey,
@@ -90,18 +63,20 @@ def plan_load(
     why_device: str,
     available: int,
     elsewhere: Sequence[tuple[str, int]] = (),
+    pace: DtypePace | None = None,
 ) -> tuple[Plan, Need]:
     """How to load ``survey``'s base on ``device`` where ``available`` bytes can be had: the best that fits, and its need.
 
     ``elsewhere`` are (device, bytes) that can be had besides: what fits nowhere as a whole is spread over several GPUs, and
-    unquantized over a GPU and the CPU. The plan gives the reason for each choice. Where nothing fits it is the smallest, and
-    the need is more than there is. Raises `ModelUnsupported` where a quantization is asked for that cannot be.
+    unquantized over a GPU and the CPU. ``pace`` is how fast it is in either dtype on a CPU, where that was timed. The plan
+    gives the reason for each choice. Where nothing fits it is the smallest, and the need is more than there is. Raises
+    `ModelUnsupported` where a quantization is asked for that cannot be.
     """
     if stored := stored_quantization(survey.config):
         return _plan_stored(spec, survey, device, why_device, stored)
     if device == "mps" and spec.quantization not in ("auto", "none"):
         raise _not_on_mps(spec.quantization)
-    ways = _ways(spec, survey, device, available, elsewhere)
+    ways = _ways(spec, survey, device, available, elsewhere, pace)
     whole = [way for way in ways if not way.limits]
     way = next((way for way in ways if way.need.total <= available), min(whole, key=lambda way: way.need.total))
     need = replace(way.need, name=repr(spec.base))
@@ -109,13 +84,20 @@ def plan_load(
         need = replace(need, remedy=_remedy(spec, survey, device, available, elsewhere))
     kept = survey.kept if device == "cpu" and way.quantization in _FOUR_BITS else ()
     return Plan(
-        device, way.dtype, way.quantization, _why(spec, survey, device, why_device, ways[0], way, available),
+        device, way.dtype, way.quantization, _why(spec, survey, device, why_device, ways[0], way, available, pace),
         limits=way.limits, kept=kept,
     ), need  # fmt: skip
 
 
 def _why(
-    spec: ModelSpec, survey: Survey, device: str, why_device: str, best: _Way, chosen: _Way, available: int
+    spec: ModelSpec,
+    survey: Survey,
+    device: str,
+    why_device: str,
+    best: _Way,
+    chosen: _Way,
+    available: int,
+    pace: DtypePace | None,
 ) -> str:
     """The reasons for device, dtype and quantization, and the figures that decided."""
     dtype, quantization = chosen.dtype, chosen.quantization
@@ -124,7 +106,7 @@ def _why(
     elif quantization != "none":
         why_dtype = f"computed in {dtype}"
     else:
-        why_dtype = _why_dtype(dtype, device, survey.parameters)
+        why_dtype = _why_dtype(dtype, device, survey.parameters, pace)
     why = [why_device, why_dtype, _why_quantization(spec, quantization)]
     if quantization == "int8":
         why.append("answers are computed one by one, because int8 rounds each by what is beside it")
@@ -151,34 +133,43 @@ def _why_spread(places: Sequence[str]) -> str:
 
 
 def _ways(
-    spec: ModelSpec, survey: Survey, device: str, available: int, elsewhere: Sequence[tuple[str, int]]
+    spec: ModelSpec,
+    survey: Survey,
+    device: str,
+    available: int,
+    elsewhere: Sequence[tuple[str, int]],
+    pace: DtypePace | None = None,
 ) -> list[_Way]:
     """Ways to load it in the order in which they are wanted; those that spread it are there only where they fit.
 
     Unquantized on one GPU, on several; quantized on one, on several; at last with a part of it on the CPU. bitsandbytes
     does not quantize what waits on a CPU, so that is never combined.
     """
-    choices = _choices(spec, survey.parameters, device)
-    gpus = [(device, available), *(one for one in elsewhere if one[0] != "cpu")]
+    choices = _choices(spec, survey.parameters, device, pace)
+    # In the order of their numbers, as accelerate fills them.
+    gpus = sorted([(device, available), *(one for one in elsewhere if one[0] != "cpu")], key=lambda one: index(one[0]))
+    waiting = [one for one in elsewhere if one[0] == "cpu"]
     ways = []
     for group in ([one for one in choices if one[1] == "none"], [one for one in choices if one[1] != "none"]):
         ways += [_Way(dtype, kind, _need(survey, device, dtype, kind)) for dtype, kind in group]
         if len(gpus) > 1:
             ways += _spread_ways(survey, device, group, gpus)
     unquantized = [one for one in choices if one[1] == "none"]
-    if len(gpus) < len(elsewhere) + 1:
-        ways += _spread_ways(survey, device, unquantized, [(device, available), *elsewhere])
+    if waiting:
+        ways += _spread_ways(survey, device, unquantized, [*gpus, *waiting])
     return ways
 
 
 def _spread_ways(
     survey: Survey, device: str, choices: Sequence[tuple[str, str]], places: Sequence[tuple[str, int]]
 ) -> list[_Way]:
-    spread = [_spread(_need(survey, device, *choice), places) for choice in choices]
+    spread = [_spread(_need(survey, device, *choice), device, places) for choice in choices]
     return [_Way(*choice, *one) for choice, one in zip(choices, spread, strict=True) if one is not None]
 
 
-def _spread(need: Need, places: Sequence[tuple[str, int]]) -> tuple[Need, tuple[tuple[str, int], ...]] | None:
+def _spread(
+    need: Need, device: str, places: Sequence[tuple[str, int]]
+) -> tuple[Need, tuple[tuple[str, int], ...]] | None:
     """``need`` shared out over ``places`` (device, bytes that can be had), filled in turn; None where it does not fit.
 
     Every GPU keeps room for keys, values and logits. What is given out is a little more than the weights, because layers are
@@ -191,12 +182,16 @@ def _spread(need: Need, places: Sequence[tuple[str, int]]) -> tuple[Need, tuple[
         share = max(0, min(count, left))
         left -= share
         limits.append((where, share))
-    if left > 0 or limits[0][1] == 0:
+    if left > 0 or dict(limits)[device] == 0:
         return None
     taken = [(where, share) for where, share in limits if share]
-    others = tuple((where, int((share + (beside if where != "cpu" else 0)) * HEADROOM)) for where, share in taken[1:])
+    others = tuple(
+        (where, int((share + (beside if where != "cpu" else 0)) * HEADROOM))
+        for where, share in taken
+        if where != device
+    )
     what = f"{need.what}, spread over {' and '.join(where for where, _ in taken)}"
-    need = replace(need, what=what, weights=taken[0][1], reading=0, elsewhere=others)
+    need = replace(need, what=what, weights=dict(taken)[device], reading=0, elsewhere=others)
     last = taken[-1][0]  # takes what the others leave, which nobody knows to the byte
     return need, (*taken[:-1], (last, dict(room)[last]))
 
@@ -237,14 +232,22 @@ def stored_quantization(config: Any) -> str:
     return str(said.get("quant_method", "unknown"))
 
 
-def _choices(spec: ModelSpec, parameters: int, device: str) -> list[tuple[str, str]]:
+def is_timed(spec: ModelSpec, survey: Survey, device: str) -> bool:
+    """Whether it is worth knowing in which dtype ``survey``'s base is faster: where ``spec`` leaves it open."""
+    left_open = spec.dtype == "auto" and spec.quantization in ("auto", "none")
+    stored = bool(stored_quantization(survey.config))
+    return device == "cpu" and left_open and not stored and survey.parameters <= _MEDIUM
+
+
+def _choices(spec: ModelSpec, parameters: int, device: str, pace: DtypePace | None = None) -> list[tuple[str, str]]:
     """(dtype, quantization) in the order in which they are wanted."""
     if spec.dtype != "auto":
         dtypes = [str(spec.dtype)]
     elif device == "cpu":
-        dtypes = ["float32", "bfloat16"] if parameters <= _SMALL else ["bfloat16"]
+        exact = parameters <= _MEDIUM and (pace is None or pace.wanted == "float32")
+        dtypes = ["float32", "bfloat16"] if exact else ["bfloat16"]
     else:
-        dtypes = ["float16"] if device == "mps" else ["bfloat16"]
+        dtypes = [gpu_dtype(device)]
     if spec.quantization != "auto":
         return [(dtype, "nf4" if spec.quantization == "int4" else str(spec.quantization)) for dtype in dtypes]
     smaller = ("int8", "nf4") if device.startswith("cuda") else () if device == "mps" else ("nf4",)
@@ -261,12 +264,23 @@ def _remedy(spec: ModelSpec, survey: Survey, device: str, available: int, elsewh
     return FEWER
 
 
-def _why_dtype(dtype: str, device: str, parameters: int) -> str:
+def _why_dtype(dtype: str, device: str, parameters: int, pace: DtypePace | None) -> str:
+    if device == "mps":
+        return f"{dtype} on Apple’s GPU"
     if device != "cpu":
-        return f"{dtype} on {'Apple’s GPU' if device == 'mps' else 'a GPU'}"
+        return f"{dtype} on a GPU{', which does not compute bfloat16 itself' if dtype == 'float16' else ''}"
     if dtype == "float32":
-        return "float32 is exact and fastest for a small model on a CPU"
-    return "bfloat16 halves the memory of a large model on a CPU" if parameters > _SMALL else "bfloat16 to save memory"
+        return f"float32 is exact{_beside_pace(parameters, pace)}"
+    if parameters > _MEDIUM:
+        return "bfloat16 halves the memory of a large model on a CPU"
+    return f"bfloat16 is faster here: {pace}" if pace and pace.wanted == dtype else "bfloat16 to save memory"
+
+
+def _beside_pace(parameters: int, pace: DtypePace | None) -> str:
+    """What speaks for float32 besides that it is exact."""
+    if pace is not None:
+        return f", and bfloat16 not clearly faster here: {pace}"
+    return " and fast enough for so small a model on any CPU" if parameters < SMALL else " on a CPU"
 
 
 def _why_quantization(spec: ModelSpec, quantization: str) -> str:

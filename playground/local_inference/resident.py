@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,21 +15,30 @@ import torch
 
 from playground.errors import AdapterInvalid, InvalidRequest, PlaygroundError
 from playground.local_inference.adapters import fingerprint, place
-from playground.local_inference.decode import Pace, Words, why_alone
+from playground.local_inference.decode import Pace, Words
 from playground.local_inference.explain import explain, ran_out
 from playground.local_inference.footprint import input_device
 from playground.local_inference.identity import base_identity
 from playground.local_inference.kernels import calibrate
 from playground.local_inference.loading import LoadedBase, load_base
 from playground.local_inference.lora import LoraWeights
+from playground.local_inference.masks import Masks
 from playground.local_inference.mixing import Active, Mixer, Switch
+from playground.local_inference.naming import Naming
 from playground.local_inference.packed import PackedModel, Reading
 from playground.local_inference.peft_turn import PeftTurn
+from playground.local_inference.pieces_trial import try_pieces
 from playground.local_inference.places import Report
+from playground.local_inference.prefixes import Prefixes
 from playground.local_inference.proof import probe, prove
+from playground.local_inference.ragged_trial import try_together
+from playground.local_inference.regimes import FIRST, Regimes
+from playground.local_inference.row_cache import Form, empty_cache, form_of
+from playground.local_inference.scattered import scattered_linears
 from playground.local_inference.scheduler import Turns
 from playground.local_inference.slots import SlotCache
 from playground.local_inference.soft_prompts import Prefix, VirtualTokens, make_prefix
+from playground.local_inference.survey import row_elements
 from playground.local_inference.templates import end_of_turn_ids, render_prompt
 from playground.types import GenerationRequest, LoadedAdapter, ModelSpec, RenderedPrompt, ResidentInfo
 
@@ -132,14 +141,21 @@ class Resident:
         self.embeddings = self.model.get_input_embeddings().weight
         self.vocabulary = int(self.embeddings.shape[0])
         self._switch = Switch(self.model)
-        self._turn = PeftTurn(self.model, self.vocabulary)
+        self._turn = PeftTurn(self.model, self.vocabulary, self.loaded.idle, reads_more=bool(self.loaded.unread))
         self._words = Words(self.loaded.tokenizer)
         self.slots = SlotCache()
+        self.prefixes = Prefixes(0)
         self.pace = Pace()
         self.turns = Turns()
         self.plain_kernel_rows = 0
         self.batches = False
         self.alone_because = ""
+        self.scattered: frozenset[str] = frozenset()  # linears to which a pass does not come row by row
+        self.masks = Masks()  # of rows that share a pass of transformers' own
+        self.regimes = Regimes()
+        self.form = Form("")  # what rows of transformers' own pass keep
+        self.whole_prompts = False  # whether a prompt must be read in one pass
+        self.resumes = True  # whether a text can be gone on from what was kept of it
         self.packed: PackedModel | None = None
         self._pins = 0
         self._lock = threading.Lock()
@@ -147,22 +163,35 @@ class Resident:
     def try_out(self) -> Resident:
         """Find out what this model allows: rows decoded together, plain kernels for few rows. On the compute thread."""
         self.packed = PackedModel.of(self.model, self.vocabulary)
-        self.plain_kernel_rows = calibrate(self.model, self._one_token_each)
-        self.alone_because = "" if self.packed is not None else why_alone(self.model, self.vocabulary)
+        self.plain_kernel_rows = calibrate(self.model)
+        if self.packed is None:
+            self.regimes = Regimes.of_model(self.model)
+            self.form = form_of(self.model)
+            with self.regimes.held(FIRST):
+                read = try_pieces(self.model, self.vocabulary)
+            self.whole_prompts, self.resumes = not read.pieces, read.copies
+            masks, self.alone_because = try_together(self.model, self.vocabulary, self.regimes, pieces=read.pieces)
+            if masks is not None:
+                self.masks = masks
+                with self.regimes.held(FIRST):
+                    self.scattered = scattered_linears(self.model, self.vocabulary)
         self.batches = not self.alone_because
         return self
-
-    def _one_token_each(self, rows: int) -> None:
-        """A pass as decoding runs it, for timing."""
-        if self.packed is not None:
-            self.packed.step([], [], [(self.packed.reading(1), [0]) for _ in range(rows)], [()] * rows)
-        else:
-            self.model(input_ids=torch.zeros((rows, 1), dtype=torch.long), use_cache=False)
 
     @property
     def device(self) -> torch.device:
         """Where token ids must be."""
         return input_device(self.model)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether layers keep a state of all that was read, besides or in place of what each position left."""
+        return self.form.recurrent
+
+    @property
+    def snapshots(self) -> bool:
+        """Whether reading can pause in the middle of a prompt, for such a state to be copied."""
+        return self.recurrent and not self.whole_prompts
 
     @property
     def damaged(self) -> bool:
@@ -180,17 +209,15 @@ class Resident:
             self._pins += by
 
     def row_bytes(self, positions: int) -> int:
-        """What the keys and values of a row of that many positions take; 0 where the architecture does not tell."""
-        text = self.model.config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
-        size = getattr(text, "head_dim", None)
-        if size is None and isinstance(heads, int) and isinstance(getattr(text, "hidden_size", None), int):
-            size = text.hidden_size // text.num_attention_heads
-        layers = getattr(text, "num_hidden_layers", None)
-        if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(size, int)):
-            return 0
+        """What a row of that many positions takes, states and all; 0 where the architecture does not tell."""
+        if self.form.ours:
+            return self.form.position_bytes * positions + self.form.state_bytes
         width = torch.empty(0, dtype=self.model.dtype).element_size()
-        return int(2 * layers * heads * size * width * positions)
+        return int(row_elements(self.model.config.get_text_config()) * width * positions)
+
+    def naming(self, tensors: Collection[str]) -> Naming:
+        """How the ``tensors`` of an adapter's file are named on this base."""
+        return Naming.of(tensors, self.modules, self.loaded.idle, reads_more=bool(self.loaded.unread))
 
     def window(self, applied: Applied) -> int:
         """Positions for prompt and answer."""
@@ -219,8 +246,10 @@ class Resident:
         return applied.prefix.reading(self.packed, tokens) if applied.prefix else self.packed.reading(tokens)
 
     def first_cache(self, applied: Applied) -> Any:
-        """What a row of transformers' own pass begins with; None for an empty cache."""
-        return applied.prefix.copy() if applied.prefix and self.packed is None else None
+        """What a row of transformers' own pass begins with; None for the model's own empty cache."""
+        if applied.prefix and self.packed is None:
+            return applied.prefix.copy()
+        return empty_cache(self.model) if self.batches else None
 
     def tokenizer(self, applied: Applied) -> Any:
         """The tokenizer for these adapters: the first adapter's own wins over the base's."""
@@ -328,9 +357,39 @@ class Resident:
 
     def forget(self, gone: Attached | None) -> None:
         """Let go of what was made for an adapter that was dropped, or whose files have changed. On the compute thread."""
+        if gone is not None:
+            self.prefixes.forget(gone.info.sha256)
         for mixer in self._mixers():
             if gone is not None and gone.weights is not None:
                 mixer.forget(gone.weights)
+
+    @property
+    def reusable(self) -> int:
+        """Bytes that are kept for later answers: earlier texts, and copies of the weights (`WeightCopies`)."""
+        return self.prefixes.bytes + (self.packed.copies.bytes if self.packed else 0)
+
+    def spare_bytes(self, live: Collection[Attached]) -> int:
+        """Bytes that make way for anything else: what is `reusable`, and what rows with ``live`` adapters do not need.
+
+        Any thread may ask.
+        """
+        return self.reusable + self.slots.empty_bytes() + self.spare_joined(live)
+
+    def spare_joined(self, live: Collection[Attached]) -> int:
+        """What of `joined_bytes` passes with ``live`` adapters do not need."""
+        weights = {attached.weights for attached in live if attached.weights is not None}
+        return sum(mixer.spare_bytes(weights) for mixer in self._mixers())
+
+    def shrink(self, count: int, live: Collection[Attached]) -> int:
+        """Give up ``count`` of the `spare_bytes`; returns the bytes that came back. On the compute thread, between passes.
+
+        What costs least to have again goes first.
+        """
+        weights = {attached.weights for attached in live if attached.weights is not None}
+        came = self.slots.compact() + sum(mixer.shrink(weights) for mixer in self._mixers())
+        if came < count and self.packed:
+            came += self.packed.copies.drop()
+        return came + (self.prefixes.shrink(count - came) if came < count else 0)
 
     def joined_bytes(self) -> int:
         """Memory of what was joined of the adapters' tensors, beside those."""

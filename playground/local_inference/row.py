@@ -28,7 +28,10 @@ Sink = Callable[[GenerationEvent | Exception], None]
 
 @dataclass(eq=False)
 class Row:
-    """One answer of a request. Every event goes through `tell`, every end through `finish` or `fail`, exactly once."""
+    """One answer of a request. Every event goes through `tell`, every end through `finish` or `fail`, exactly once.
+
+    ``place`` is what was last said of its place in line, ``short_of`` what it must wait for there, "" where nothing is.
+    """
 
     request: GenerationRequest
     sink: Sink
@@ -41,8 +44,14 @@ class Row:
     state: Any = None
     provenance: Provenance | None = None
     on_settled: Callable[[], None] | None = None
-    ahead: int | None = None
+    place: str = ""
+    short_of: str = ""
     paused: bool = False
+    reused: int = 0  # tokens of the prompt that were known
+    behind: Row | None = None  # who reads the first `in_common` tokens of the prompt for it
+    in_common: int = 0
+    # Where users do not share what was read: how many tokens come before what the user says first, and a digest of that.
+    opening: tuple[int, str] = (0, "")
 
     def __post_init__(self) -> None:
         self.cancelled = threading.Event()
@@ -81,7 +90,7 @@ class Row:
         """Running totals, now."""
         prompt = len(self.prompt.token_ids) if self.prompt else 0
         elapsed = time.perf_counter() - self.submitted
-        return GenerationStats(prompt, self.completion_tokens, elapsed, self._first_token_s)
+        return GenerationStats(prompt, self.completion_tokens, elapsed, self._first_token_s, self.reused)
 
     def hold(self, release: Callable[[], None]) -> bool:
         """Call ``release`` when the row ends; False when it has ended already, and then it is not called."""
@@ -102,6 +111,11 @@ class Row:
             self._first_token_s = stats.elapsed_s
             stats = replace(stats, first_token_s=stats.elapsed_s)
         self.tell(GenerationEvent(_GENERATING, text, (token,), stats, index=self.index))
+
+    def say(self, text: str) -> None:
+        """Send text that was held back, when no token comes with it."""
+        if text:
+            self.tell(GenerationEvent(_GENERATING, text, stats=self.stats(), index=self.index))
 
     def tell(self, event: GenerationEvent) -> None:
         """Send ``event`` unless the row has ended."""

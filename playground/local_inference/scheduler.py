@@ -34,7 +34,7 @@ class Scheduler(Generic[RowT]):
         """``fits(row, live)`` says whether there is memory for ``row`` beside the live ones; alone it may always try."""
         self._slots = slots
         self._fits = fits
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # ``fits`` may ask who is live
         self._waiting: list[RowT] = []
         self._live: list[RowT] = []
 

@@ -23,6 +23,7 @@ from playground.local_inference.cache import Prepared
 from playground.local_inference.decode import PREFILL_CHUNK, needs_whole_prompt, takes_logits_to_keep
 from playground.local_inference.packed import Reading
 from playground.local_inference.resident import Applied, Resident
+from playground.local_inference.row_cache import cache_in, cache_options
 from playground.types import GenerationRequest, ModelSpec, Scores, Token
 
 # What the distributions of one chunk may take: 4 bytes for every position, word of the vocabulary and model.
@@ -160,7 +161,7 @@ class Scorer:
 
     def _positions_at_once(self) -> int:
         """How long a chunk is: all of the text where the model must read it whole."""
-        if needs_whole_prompt(self._resident.model.config):
+        if self._resident.whole_prompts or needs_whole_prompt(self._resident.model.config):
             return len(self._ids)
         return max(1, min(CHUNK, CHUNK_BYTES // (4 * self._resident.vocabulary * len(self._applied))))
 
@@ -208,11 +209,13 @@ class Scorer:
     def _read_alone(self, at: int, applied: Applied, ids: Sequence[int], skip: int) -> torch.Tensor:
         """The same through transformers' own forward pass, on the model's own cache; what is skipped costs no logits."""
         readers, wanted = self._begun(), max(0, len(ids) - skip)
-        with self._resident.running(applied) as model, torch.inference_mode():
+        regimes = self._resident.regimes
+        held = regimes.held(regimes.of(len(self._ids)))
+        with self._resident.running(applied) as model, held, torch.inference_mode():
             read = torch.tensor([list(ids)], device=self._resident.device)
             options = {"logits_to_keep": max(1, wanted)} if takes_logits_to_keep(model) else {}
-            output = model(input_ids=read, past_key_values=readers[at], use_cache=True, **options)
-            readers[at] = output.past_key_values
+            output = model(input_ids=read, **cache_options(model, readers[at]), **options)
+            readers[at] = cache_in(output)
             return output.logits[0, output.logits.shape[1] - wanted :].float().cpu()
 
     def _note(self, logits: Sequence[torch.Tensor], expected: Sequence[int]) -> None:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils.integrations import map_cache_to_layer_device_map
 from safetensors.torch import load_file
 from transformers.cache_utils import DynamicCache
 
 from playground.errors import AdapterInvalid
 from playground.local_inference.adapters import WEIGHTS_FILE
 from playground.local_inference.decode import needs_whole_prompt
-from playground.local_inference.footprint import input_device
+from playground.local_inference.footprint import device_of, input_device
 from playground.local_inference.packed import PackedModel, Reading
+from playground.local_inference.row_cache import empty_cache
 
 # What is learned: embeddings of virtual tokens, or their keys and values.
 EMBEDDINGS = {"PROMPT_TUNING", "P_TUNING", "CPT"}
@@ -111,20 +111,26 @@ def make_prefix(name: str, tokens: VirtualTokens, model: Any) -> Prefix:
     count = tokens.values.shape[0]
     with torch.inference_mode():
         if tokens.keys:
-            cache = DynamicCache(_pairs(tokens.values, model))
-            map_cache_to_layer_device_map(model, cache)
-            return Prefix(cache, count)
-        cache = getattr(model(inputs_embeds=tokens.values[None], use_cache=True), "past_key_values", None)
+            return Prefix(DynamicCache(_pairs(tokens.values, model)), count)
+        read = model(inputs_embeds=tokens.values[None], past_key_values=empty_cache(model), use_cache=True)
+        cache = getattr(read, "past_key_values", None)
     if not all(hasattr(layer, "keys") for layer in getattr(cache, "layers", None) or (None,)):
         raise _unfit(name, "this base keeps none")
     return Prefix(cache, count)
 
 
-def _pairs(values: torch.Tensor, model: Any) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+def _pairs(values: torch.Tensor, model: Any) -> Sequence[tuple[torch.Tensor, ...]]:
     """Keys and values [1, kv_heads, tokens, size] of each layer, as PEFT lays them out."""
     layers, heads, size = _shape(model)
     split = values.view(values.shape[0], 2 * layers, heads, size).permute(1, 2, 0, 3)[:, None]
-    return [(split[2 * at].contiguous(), split[2 * at + 1].contiguous()) for at in range(layers)]
+    lies = _layer_devices(model)
+    pairs = [(split[2 * at].contiguous(), split[2 * at + 1].contiguous()) for at in range(layers)]
+    return [tuple(one.to(lies.get(at, one.device)) for one in pair) for at, pair in enumerate(pairs)]
+
+
+def _layer_devices(model: Any) -> dict[int, torch.device]:
+    """Where each layer computes, of a model on several devices, and so where its keys and values must be."""
+    return {module.layer_idx: device_of(module) for module in model.modules() if hasattr(module, "layer_idx")}
 
 
 def _shape(model: Any) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 import warnings
 from collections.abc import Iterator
@@ -100,12 +101,27 @@ def _refuse_other_models(path: Path, config: Any) -> None:
             f"{path.name!r} is a {', '.join(names) or config.model_type}, which does not generate text.",
             "Choose a causal language model.",
         )
+    needed = _needed_beside_text(config)
+    if needed:
+        raise ModelUnsupported(
+            f"{path.name!r} is a {', '.join(names) or config.model_type}, which needs {', '.join(needed)} with each prompt.",
+            "Only text is given to models here; choose one that answers to text alone.",
+        )
     if not any(not file.name.startswith("adapter_") for file in path.glob("*.safetensors")):
         raise ModelUnsupported(
             f"{path.name!r} has no .safetensors weights; other formats can run code when opened.",
             "Convert it with save_pretrained(…) of a current transformers"
             + (", or load it again with a network if its download was broken off." if is_snapshot(path) else "."),
         )
+
+
+def _needed_beside_text(config: Any) -> list[str]:
+    """What the model must be given with the token ids: images, of which there are none here."""
+    made = model_class(config)._model_mapping[type(config)]
+    forward = inspect.signature((made[0] if isinstance(made, (tuple, list)) else made).forward)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    given = {name for name, one in forward.parameters.items() if one.default is not one.empty or one.kind not in kinds}
+    return [name for name in forward.parameters if name not in given | {"self", "input_ids"}]
 
 
 def _class_names(mapping: Any) -> Iterator[str]:
@@ -184,21 +200,36 @@ def context_window(config: Any, tokenizer: Any) -> int:
     for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx"):
         value = getattr(text, name, None)
         if isinstance(value, int) and value > 0:
-            return value
+            return int(value * _stretched(text))
     limit = getattr(tokenizer, "model_max_length", None)
     return int(limit) if isinstance(limit, int) and limit < 10_000_000 else 32_768
 
 
+def _stretched(text_config: Any) -> float:
+    """By how much dynamic rotary embeddings lengthen the window: there max_position_embeddings is what it was before."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    factor = rope.get("factor") if rope.get("rope_type") == "dynamic" else None
+    return max(1.0, float(factor)) if isinstance(factor, (int, float)) else 1.0
+
+
 def row_elements(text_config: Any) -> int:
     """How many numbers one token's keys and values are; 0 where the architecture does not tell."""
-    heads = getattr(text_config, "num_key_value_heads", None) or getattr(text_config, "num_attention_heads", None)
-    size, width = getattr(text_config, "head_dim", None), getattr(text_config, "hidden_size", None)
-    if size is None and isinstance(heads, int) and isinstance(width, int):
-        size = width // text_config.num_attention_heads
     layers = getattr(text_config, "num_hidden_layers", None)
-    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(size, int)):
+    if not isinstance(layers, int):
         return 0
-    return 2 * layers * heads * size
+    if getattr(text_config, "is_heterogeneous", False):  # then the whole has no such number, and must not be asked
+        found = [_layer_elements(one) for one in text_config.per_layer_config]
+        return sum(found) if all(found) else 0
+    return layers * _layer_elements(text_config)
+
+
+def _layer_elements(config: Any) -> int:
+    """`row_elements` of one layer with this configuration."""
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
+    size, width = getattr(config, "head_dim", None), getattr(config, "hidden_size", None)
+    if size is None and isinstance(heads, int) and isinstance(width, int):
+        size = width // config.num_attention_heads
+    return 2 * heads * size if isinstance(heads, int) and isinstance(size, int) else 0
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, nodes
 from jinja2.exceptions import TemplateError
 
@@ -31,6 +32,10 @@ _MOST_ADDED = 2_000_000
 _FAILURES = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError)
 # What the generation prompt of a model that thinks may end with: thoughts that are open, or empty ones.
 _THINK = re.compile(r"(<think>\s*)(</think>\s*)?\Z")
+# In place of what the user says, to find out where that begins: characters of private use, which nobody writes.
+_MARK = "\ue0a1\ue0a2\ue0a3"
+# So many tokens at the end of a text may be split otherwise when the text goes on.
+_BORDER = 2
 _NO_SYSTEM = "This model's template has no system role; the system prompt was put before the first message."
 
 
@@ -74,6 +79,29 @@ def render_prompt(request: GenerationRequest, tokenizer: Any, window: int, *, an
         )
     opened = _opened(text, request.prefill) if request.template == "chat" and tokenizer.chat_template else ""
     return RenderedPrompt(text, tuple(ids), window, dropped, fits, " ".join(notices), opened)
+
+
+def opening(request: GenerationRequest, prompt: RenderedPrompt, tokenizer: Any) -> tuple[str, int]:
+    """What of ``prompt``, rendered of ``request``, comes before what the user says first, and how many tokens of it count.
+
+    The last ones do not: the text behind them might change how they are split. ("", 0) where there is no system prompt, or
+    something of the user's before it.
+    """
+    turns = conversation(request)
+    said = next((at for at, turn in enumerate(turns) if turn.role == "user"), 0)
+    if request.prompt_ids or request.template == "raw" or turns[0].role != "system" or not said:
+        return "", 0
+    try:
+        text, _, _ = _render(request, [*turns[:said], Message("user", _MARK)], tokenizer)
+    except InvalidRequest:
+        return "", 0
+    before, found, _ = text.partition(_MARK)
+    if not found or not prompt.text.startswith(before):
+        return "", 0
+    split = request.template == "chat" and tokenizer.chat_template
+    ids = list(tokenizer(before, add_special_tokens=False)["input_ids"]) if split else _encode(tokenizer, before)
+    count = max(0, len(ids) - _BORDER)
+    return (before, count) if tuple(ids[:count]) == prompt.token_ids[:count] else ("", 0)
 
 
 def template_text(request: GenerationRequest, tokenizer: Any) -> str:
@@ -134,8 +162,8 @@ def _drop_oldest(
 def _render(request: GenerationRequest, turns: Sequence[Message], tokenizer: Any) -> tuple[str, list[int], list[str]]:
     """(text, token ids, notices) of these turns under the request's template; token ids that were given are not touched."""
     if request.prompt_ids:
-        ids = list(request.prompt_ids)
-        return tokenizer.decode(ids, clean_up_tokenization_spaces=False), ids, []
+        ids = list(request.prompt_ids)  # as an array: of a list the tokenizer looks at each number's type
+        return tokenizer.decode(np.array(ids), clean_up_tokenization_spaces=False), ids, []
     if request.template == "raw":
         text = _last_user(turns) + request.prefill
         return text, _encode(tokenizer, text), []

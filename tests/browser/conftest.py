@@ -81,8 +81,8 @@ def unhurried(step_s: float, **options: int) -> Iterator[tuple[LocalInference, C
     in_a_hurry = threading.Event()
 
     class Slow(machinery.StepLoop):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(**options)
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given | options)
 
         def step(self) -> bool:
             if all(row.completion_tokens >= BEGUN for row in self.scheduler.live()):

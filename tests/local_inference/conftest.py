@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from playground.config import ROOT
 from playground.local_inference import LocalInference
+from playground.local_inference.prefixes import Prefixes
+from playground.local_inference.resident import Resident
 from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, ModelSpec
 
 STARTER = ROOT / "assets" / "models" / "starter"
@@ -87,6 +89,12 @@ def at_once(run: Callable[[int], None], count: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def unpack(monkeypatch: pytest.MonkeyPatch, resident: Resident) -> None:
+    """Have ``resident`` compute in transformers' own pass; what ours has left for reuse has another form."""
+    monkeypatch.setattr(resident, "packed", None)
+    monkeypatch.setattr(resident, "prefixes", Prefixes(0))
 
 
 def text_of(events: list[GenerationEvent]) -> str:

@@ -17,7 +17,7 @@ from playground.errors import AdapterInvalid, EngineFailure, InvalidRequest, Pla
 from playground.local_inference import LocalInference
 from playground.types import GenerationEvent, GenerationRequest, Message, ModelSpec
 
-from .conftest import PIRATE, PROMPTS, SQL, STARTER, ask, events_of, ids_of, text_of
+from .conftest import PIRATE, PROMPTS, SQL, STARTER, ask, events_of, ids_of, text_of, unpack
 
 LINEARS = ["q_proj", "v_proj", "up_proj", "down_proj"]
 
@@ -129,7 +129,7 @@ def test_cancelling_a_row_that_waits_for_its_turn_harms_nobody(
 ) -> None:
     """G6: paused rows are not stepped, also not when they have just been cancelled."""
     if not packed:
-        monkeypatch.setattr(_resident(inference), "packed", None)
+        unpack(monkeypatch, _resident(inference))
     ia3 = make_adapter(IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]), "ia3")
     request = _search((ia3, 1.0), max_new_tokens=60)
     inference.load(ModelSpec(str(STARTER), ((str(PIRATE), 1.0),)))  # attaching it would wait for the search
@@ -269,8 +269,8 @@ def test_nan_is_an_error_and_not_an_answer(inference: LocalInference, monkeypatc
     packed = _resident(inference).packed
     original = packed.step
 
-    def poisons_long_prompts(slabs: Any, newest: Any, pieces: Any, adapters: Any) -> Any:
-        logits = original(slabs, newest, pieces, adapters).clone()
+    def poisons_long_prompts(slabs: Any, newest: Any, pieces: Any, adapters: Any, **options: Any) -> Any:
+        logits = original(slabs, newest, pieces, adapters, **options).clone()
         for at, (_, ids) in enumerate(pieces, len(newest)):
             if len(ids) > 30:
                 logits[at] = float("nan")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from playground.errors import (
 )
 from playground.local_inference import LocalInference, engine
 from playground.types import GenerationEvent, GenerationRequest, Message, ModelSpec
+from tests.process_border import crossed
 
 from .conftest import (
     PIRATE,
@@ -548,14 +548,13 @@ def test_a_slow_load_sends_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> Non
     assert phases.count("loading") >= 5
 
 
-def test_requests_and_events_are_picklable(inference: LocalInference) -> None:
-    """DESIGN: the engine may move to a process of its own."""
+def test_requests_and_what_the_engine_tells_of_them_cross_a_process_border(inference: LocalInference) -> None:
+    """G9: the engine may move to a process of its own; what it tells needs no torch to be read."""
     request = ask()
-    assert pickle.loads(pickle.dumps(request)) == request
+    assert crossed(request) == request
     events = events_of(inference, request)
-    assert pickle.loads(pickle.dumps(events)) == events
-    error = AdapterInvalid("What.", "Do this.")
-    assert str(pickle.loads(pickle.dumps(error))) == "What. Do this."
+    for told in (*events, *inference.residents(), *inference.memories(), inference.render(request)):
+        assert crossed(told) == told
 
 
 def test_closing_the_engine_ends_every_stream() -> None:

@@ -2,104 +2,153 @@
 
 from __future__ import annotations
 
-import shutil
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from playground.errors import AdapterInvalid, ModelUnsupported
 from playground.local_inference import LocalInference
 from playground.types import GenerationRequest, GenerationSettings, ModelSpec
 
-from .conftest import STARTER, greedy_ids
+from .conftest import STARTER, at_once, greedy_ids
+from .family_maker import ALONE, FAMILIES, TARGETS, make_family
 
-LLAMA = {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512,
-}  # fmt: skip
-GPT2 = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512}
-LINEAR = {
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "gpt2": GPT2,
-    "mistral": {**LLAMA, "sliding_window": 32},
-    "qwen2": LLAMA,
-    "qwen3": LLAMA,
-    "gemma2": {**LLAMA, "sliding_window": 32},
-    "gemma3_text": {**LLAMA, "sliding_window": 32},
-    "phi3": {
-        **LLAMA,
-        "original_max_position_embeddings": 64,
-        "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
-    },
-    "mixtral": {**LLAMA, "num_local_experts": 4},
-    "gpt_oss": {**LLAMA, "num_local_experts": 4, "sliding_window": 32},
-    "qwen3_5_text": {**LLAMA, **LINEAR},
-    "mamba": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},
-}
-WINDOW, STATE = "see only a window of the latest tokens", "recurrent layers keep a running state"
-# Whose answers do not share a pass, and what the page says of it.
-ALONE = {
-    "mistral": WINDOW, "gemma2": WINDOW, "gemma3_text": WINDOW, "gpt_oss": WINDOW, "qwen3_5_text": STATE, "mamba": STATE,
-    "phi3": "position embeddings change with the longest text",
-}  # fmt: skip
-PLAIN = {"qwen2"}  # computed as qwen3, and answered for by the tests of adapters below
-SHORT, LONG, CROSSING = "Hello there, how are you?", "word " * 90, "word " * 55
+# The others are run at leisure (make test-long); these cover every form of mask, cache and rotary regime.
+ORDINARY = {"gpt2", "mistral", "gemma2", "phi3"}
+SHORT, LONG, CROSSING = "Hello there, how are you?", "word " * 90, "So a word " * 15
+PROMPTS = (SHORT, SHORT, CROSSING, LONG, CROSSING, LONG)
+TOKENS = 16
 
 
-def _make(folder: Path, family: str, tokenizer: Any) -> Path:
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        config = AutoConfig.for_model(
-            family, vocab_size=len(tokenizer), bos_token_id=1, pad_token_id=0, eos_token_id=2, **FAMILIES[family]
-        )
-        model = AutoModelForCausalLM.from_config(config).float()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() > 1:
-                    parameter.mul_(3)  # larger weights: clear winners instead of near ties
-        model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(STARTER / name, folder / name)
-    return folder
+def _requests(base: Path, adapters: Sequence[tuple[tuple[str, float], ...]]) -> list[GenerationRequest]:
+    """Rows of all lengths with ``adapters`` in turn; greedy."""
+    settings = GenerationSettings(strategy="greedy", max_new_tokens=TOKENS)
+    return [
+        GenerationRequest(ModelSpec(str(base), adapters[at % len(adapters)]), prompt, settings=settings, template="raw")
+        for at, prompt in enumerate(PROMPTS)
+    ]
+
+
+def _plain(base: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+
+
+def _answers(inference: LocalInference, requests: Sequence[GenerationRequest]) -> list[list[int]]:
+    """The ids of all answers, asked for at once."""
+    found: list[list[int]] = [[] for _ in requests]
+
+    def run(at: int) -> None:
+        found[at] = [token.id for event in inference.stream(requests[at]) for token in event.tokens]
+
+    at_once(run, len(requests))
+    return found
+
+
+def _rows_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each pass on slots has from now on."""
+    from playground.local_inference import engine
+
+    found: list[int] = []
+    original = engine.next_logits_together
+
+    def counted(model: Any, slab: Any, *args: Any) -> Any:
+        found.append(len(slab.slots))
+        return original(model, slab, *args)
+
+    monkeypatch.setattr(engine, "next_logits_together", counted)
+    return found
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=pytest.mark.long if name in PLAIN else ()) for name in FAMILIES]
+    "family", [pytest.param(name, marks=() if name in ORDINARY else pytest.mark.long) for name in FAMILIES]
 )
-def test_a_family_answers_as_plain_transformers(
-    inference: LocalInference, tokenizer: Any, tmp_path: Path, family: str
+def test_a_family_answers_mixed_with_adapters_as_plain_transformers(
+    inference: LocalInference,
+    tokenizer: Any,
+    tmp_path: Path,
+    make_adapter: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
 ) -> None:
-    """G13: short prompts, prompts beyond a sliding window, and answers that cross a rotary regime."""
-    folder = _make(tmp_path / family, family, tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    for prompt in (SHORT, LONG, CROSSING):
-        settings = GenerationSettings(strategy="greedy", max_new_tokens=20)
-        request = GenerationRequest(ModelSpec(str(folder)), prompt, settings=settings, template="raw")
-        got = [token.id for event in inference.stream(request) for token in event.tokens]
-        assert got == greedy_ids(model, tokenizer(prompt)["input_ids"], 20), prompt[:20]
-    info = inference.load(ModelSpec(str(folder)))
+    """G13, G2: short rows, rows beyond a window and across a rotary regime, base and two adapters, all at once."""
+    from peft import LoraConfig
+
+    base = make_family(tmp_path / "base", family, len(tokenizer))
+    folders = [
+        make_adapter(LoraConfig(r=rank, target_modules=TARGETS.get(family, "all-linear")), f"r{rank}", rank, base)
+        for rank in (2, 5)
+    ]
+    models = [_plain(base), *(PeftModel.from_pretrained(_plain(base), folder).eval() for folder in folders)]
+    expected = [greedy_ids(models[at % 3], tokenizer(prompt)["input_ids"], TOKENS) for at, prompt in enumerate(PROMPTS)]
+    assert expected[0] != expected[1], "adapters that change nothing would prove nothing"
+    for folder in folders:
+        inference.load(ModelSpec(str(base), ((str(folder), 1.0),)))
+    together = _rows_in_a_pass(monkeypatch)
+    requests = _requests(base, [(), *(((str(folder), 1.0),) for folder in folders)])
+    assert _answers(inference, requests) == expected
+    (info,) = [info for info in inference.residents() if info.base == str(base)]
+    (resident,) = inference._machinery.residents.find(str(base))  # type: ignore[union-attr]
+    assert (info.alone_because == "") == info.together == (family not in ALONE)
     assert ALONE.get(family, "") in info.alone_because
-    assert info.together == (not info.alone_because) == (family not in ALONE)
-    inference.unload(str(folder))
+    assert not any(adapter.exclusive for adapter in info.adapters)
+    if info.together and resident.packed is None:
+        assert max(together) > (1 if resident.regimes.limit else 3)
+    inference.unload(str(base))
+
+
+class _Experts(nn.Module):
+    """Experts that are linears of their own, as in models of former transformers; each gets the tokens that choose it."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.hidden_size, 3, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(config.hidden_size, config.hidden_size, bias=False) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens, out = x.reshape(-1, x.shape[-1]), torch.zeros_like(x).reshape(-1, x.shape[-1])
+        chosen = self.gate(tokens).argmax(-1)
+        for at, expert in enumerate(self.experts):
+            (some,) = torch.where(chosen == at)
+            out[some] = expert(tokens[some]).tanh()
+        return out.reshape(x.shape)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_on_an_expert_that_gets_some_of_the_tokens_is_not_mixed_up(
+    inference: LocalInference, tokenizer: Any, tmp_path: Path, make_adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G13, G2: which tokens those are is not told, so PEFT serves it; one on the other layers shares passes."""
+    from peft import LoraConfig
+
+    monkeypatch.setattr("transformers.models.mistral.modeling_mistral.MistralMLP", _Experts)
+    base = make_family(tmp_path / "base", "mistral", len(tokenizer))
+    kinds = [LoraConfig(r=8, target_modules=r".*experts\.\d"), LoraConfig(target_modules=["q_proj", "gate"])]
+    folders = [make_adapter(kind, f"a{seed}", seed, base) for seed, kind in enumerate([*kinds, kinds[0]])]
+    models = [_plain(base), *(PeftModel.from_pretrained(_plain(base), folder).eval() for folder in folders)]
+    requests = _requests(base, [(), *(((str(folder), 1.0),) for folder in folders)])
+    for request in requests:
+        inference.load(request.spec)
+    expected = [greedy_ids(models[at % 4], tokenizer(prompt)["input_ids"], TOKENS) for at, prompt in enumerate(PROMPTS)]
+    assert _answers(inference, requests) == expected
+    (info,) = [info for info in inference.residents() if info.base == str(base)]
+    assert info.together
+    assert [adapter.exclusive for adapter in info.adapters] == [True, False, True]
+    inference.unload(str(base))
 
 
 def test_a_model_without_a_template_gets_plain_lines_and_a_notice(
     inference: LocalInference, tokenizer: Any, tmp_path: Path
 ) -> None:
     """G7: said, not silent."""
-    folder = _make(tmp_path / "gpt2", "gpt2", tokenizer)
+    folder = make_family(tmp_path / "gpt2", "gpt2", len(tokenizer))
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     request = GenerationRequest(ModelSpec(str(folder)), "Hi", settings=GenerationSettings(max_new_tokens=3))
     events = list(inference.stream(request))
@@ -128,7 +177,7 @@ def test_a_checkpoint_with_missing_weights_is_refused(
     """R3: transformers would fill them with random numbers and only warn."""
     from safetensors.torch import load_file, save_file
 
-    folder = _make(tmp_path / "qwen2", "qwen2", tokenizer)
+    folder = make_family(tmp_path / "qwen2", "qwen2", len(tokenizer))
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -138,7 +187,7 @@ def test_a_checkpoint_with_missing_weights_is_refused(
 
 def test_a_damaged_checkpoint_is_refused(inference: LocalInference, tokenizer: Any, tmp_path: Path) -> None:
     """G6: cut off in the middle of a copy."""
-    folder = _make(tmp_path / "qwen2", "qwen2", tokenizer)
+    folder = make_family(tmp_path / "qwen2", "qwen2", len(tokenizer))
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelUnsupported, match="cut off"):
@@ -147,7 +196,7 @@ def test_a_damaged_checkpoint_is_refused(inference: LocalInference, tokenizer: A
 
 def test_pickle_weights_are_refused(inference: LocalInference, tokenizer: Any, tmp_path: Path) -> None:
     """S1: no pickle is ever opened."""
-    folder = _make(tmp_path / "qwen2", "qwen2", tokenizer)
+    folder = make_family(tmp_path / "qwen2", "qwen2", len(tokenizer))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelUnsupported, match=r"no \.safetensors weights"):
         inference.load(ModelSpec(str(folder)))
@@ -178,7 +227,7 @@ def test_a_quantized_base_with_an_adapter(inference: LocalInference, quantizatio
         pytest.param("qwen2", {"target_modules": "all-linear"}, marks=pytest.mark.long),
         ("qwen2", {"target_modules": ["q_proj"], "bias": "all"}),
         ("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj"]}),
-        ("qwen3_5_text", {"target_modules": "all-linear"}),
+        pytest.param("qwen3_5_text", {"target_modules": "all-linear"}, marks=pytest.mark.long),
     ],
     ids=lambda value: value if isinstance(value, str) else ", ".join(value),
 )
@@ -188,7 +237,7 @@ def test_an_adapter_on_another_family_answers_as_peft(
     """G13, G2: transposed linears, biases, experts; and the base is untouched after it."""
     from peft import LoraConfig
 
-    base = _make(tmp_path / family, family, tokenizer)
+    base = make_family(tmp_path / family, family, len(tokenizer))
     folder = make_adapter(LoraConfig(r=4, lora_alpha=16, **options), "adapter", base=base)
     ids = tokenizer(SHORT)["input_ids"]
 
@@ -229,7 +278,7 @@ def test_a_soft_prompt_on_another_family_answers_as_peft_or_says_why_not(
     inference: LocalInference, tokenizer: Any, tmp_path: Path, make_adapter: Any, family: str, kind: str, refused: str
 ) -> None:
     """G13, R3: learned positions, scaled embeddings, sliding windows; a long prompt in pieces beside the base."""
-    base = _make(tmp_path / family, family, tokenizer)
+    base = make_family(tmp_path / family, family, len(tokenizer))
     folder = make_adapter(SOFT[kind](), kind.replace(" ", "-"), base=base)
 
     def answer(*adapters: tuple[str, float]) -> list[int]:

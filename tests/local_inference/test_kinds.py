@@ -33,7 +33,7 @@ from playground.local_inference.proof import probe
 from playground.local_inference.resident import Applied
 from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, LoadedAdapter, ModelSpec
 
-from .conftest import PIRATE, SQL, STARTER, at_once, events_of, greedy_ids, ids_of, plain_model
+from .conftest import PIRATE, SQL, STARTER, at_once, events_of, greedy_ids, ids_of, plain_model, unpack
 from .kind_maker import KINDS, SOME, Kind, answer_of, logprobs_of, make_kind, plain_peft
 
 # A text that the starter knows nothing about, so that every adapter changes what it says.
@@ -258,7 +258,7 @@ def test_soft_prompts_run_in_transformers_own_pass_too(
     """G13, G2: together on slots where rows decode together, and one by one where they do not."""
     requests = [raw((folder_of(name), 1.0)), raw(), raw((PIRATE, 1.0))]
     expected = [ids_of(events_of(inference, request)) for request in requests]
-    monkeypatch.setattr(resident, "packed", None)
+    unpack(monkeypatch, resident)
     for together in (True, False):
         monkeypatch.setattr(resident, "batches", together)
         assert [ids_of(events) for events in in_one_step(inference, requests)] == expected

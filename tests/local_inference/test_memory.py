@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ class Models:
     def __init__(self, free: int, mapped: int = 0, **models: tuple[int, bool]) -> None:
         self.free, self.models, self._mapped = free, dict(models), mapped
         self.asked: list[int] = []
+        self.rows = 0  # what those that are answered may yet take
 
     def device_bytes(self, device: str) -> tuple[int, int]:
         return 10 * GB, self.free
@@ -36,6 +38,9 @@ class Models:
 
     def idle(self, device: str) -> int:
         return sum(size for size, busy in self.models.values() if not busy)
+
+    def promised(self, device: str) -> int:
+        return self.rows
 
     def settling(self, device: str) -> int:
         size, busy = self.models.get("settling", (0, False))
@@ -132,6 +137,52 @@ def test_mapped_weights_are_not_free_though_the_system_says_so(house: Any) -> No
     _, room = house(3 * GB, mapped=2 * GB, busy=(2 * GB, True))
     with pytest.raises(OutOfMemory):
         room.ticket().reserve("cpu", _needs(GB), _silent)
+
+
+def test_what_rows_may_yet_take_is_not_free(house: Any) -> None:
+    """G11: a model that is loaded beside growing answers leaves them what they were promised; the error says so."""
+    models, room = house(3 * GB + MARGIN, busy=(GB, True))
+    models.rows = 2 * GB
+    with room.ticket() as ticket:
+        assert ticket.reserve("cpu", _needs(GB), _silent) == GB
+    with pytest.raises(OutOfMemory, match=r"The answers under way may take 2\.0 GB more\."):
+        room.ticket().reserve("cpu", _needs(2 * GB), _silent)
+
+
+def test_what_is_left_for_rows(house: Any) -> None:
+    """G11: within the budget; less what loads have reserved and the margin, but where a row must grow."""
+    models, room = house(4 * GB + MARGIN, 0.6, mapped=GB, busy=(2 * GB, True))
+    assert room.left("cpu") == 3 * GB
+    assert room.left("cpu", share=0.5) == 1.5 * GB
+    assert room.left("cpu", margin=False) == 3 * GB + MARGIN
+    with room.ticket() as ticket:
+        ticket.reserve("cpu", _needs(GB), _silent)
+        assert room.left("cpu") == 2 * GB
+        assert room.left("cpu", loads=False) == 3 * GB
+        models.rows = GB
+        assert room.spare("cpu") == GB
+    models.models["large"] = (5 * GB, True)
+    assert room.left("cpu") == -GB, "it is overdrawn"
+    assert room.limit("cpu") == 6 * GB
+    assert house(GB)[1].limit("cpu") is None
+
+
+def test_idle_memory_that_does_not_come_is_not_waited_for_in_a_spin(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G1: what was idle may be in use again before it could be dropped; then it is looked at anew, and refused."""
+    models, room = house(GB + MARGIN, idle=(2 * GB, False))
+
+    def taken(device: str, short: int) -> str:
+        models.asked.append(short)
+        if len(models.asked) == 3:
+            models.models["idle"] = (2 * GB, True)
+        return ""
+
+    monkeypatch.setattr(models, "evict", taken)
+    with pytest.raises(OutOfMemory):
+        room.ticket().reserve("cpu", _needs(3 * GB), _silent)
+    assert len(models.asked) == 3
 
 
 def test_two_loads_do_not_both_count_the_same_free_memory(house: Any) -> None:
@@ -270,11 +321,24 @@ def test_the_tightest_limit_of_the_control_groups_counts(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     original = memory._content
+    monkeypatch.setattr(memory, "_LIMIT_STANDS_S", 1e-9)
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     monkeypatch.setattr(
         memory, "_content", lambda path: groups if path == Path("/proc/self/cgroup") else original(path)
     )
     assert memory._cgroup_limit() == expected
+
+
+def test_a_limit_is_looked_up_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G12: what is free is looked at each time; a limit that somebody sets meanwhile counts soon."""
+    now, limits = [1000.2], ["7000"]
+    monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(memory, "_limit_files", lambda: [Path("limit")])
+    monkeypatch.setattr(memory, "_content", lambda path: limits.pop(0))
+    assert [memory._cgroup_limit() for _ in range(3)] == [7000] * 3
+    limits.append("5000")
+    now[0] += 1
+    assert [memory._cgroup_limit() for _ in range(3)] == [5000] * 3
 
 
 def test_a_container_has_what_its_limit_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

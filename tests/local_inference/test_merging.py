@@ -111,11 +111,11 @@ def test_where_float32_does_not_fit_layers_are_merged_one_by_one(monkeypatch: py
     whole = merging.load_base
     asked: list[str] = []
 
-    def small(spec: Any, report: Any) -> Any:
+    def small(spec: Any, report: Any, **options: Any) -> Any:
         asked.append(spec.dtype)
         if spec.dtype == "float32":
             raise OutOfMemory("It needs 3 GB; 2 GB can be had.", "Buy more.")
-        return whole(spec, report)
+        return whole(spec, report, **options)
 
     monkeypatch.setattr(merging, "load_base", small)
     loaded = merging.load_unquantized(Job(str(STARTER), str(PIRATE)), silent)
@@ -127,7 +127,7 @@ def test_where_float32_does_not_fit_layers_are_merged_one_by_one(monkeypatch: py
     right = (base[f"{name}.weight"].float() + 2 * b @ a).bfloat16()
     assert torch.equal(merged.get_submodule(name).weight, right)
 
-    def none(spec: Any, report: Any) -> Any:
+    def none(spec: Any, report: Any, **options: Any) -> Any:
         raise OutOfMemory("It needs 3 GB; 1 GB can be had.", "Buy more.")
 
     monkeypatch.setattr(merging, "load_base", none)

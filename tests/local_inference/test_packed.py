@@ -16,14 +16,15 @@ from playground.local_inference import LocalInference
 from playground.local_inference.lora import LoraWeights, read_weights
 from playground.local_inference.mixing import Active
 from playground.local_inference.packed import PackedModel
-from playground.local_inference.slots import SlotCache
+from playground.local_inference.slots import Contents, SlotCache
 from playground.types import ModelSpec
 
 from .conftest import STARTER, plain_model
-from .test_families import FAMILIES, LLAMA, _make
+from .family_maker import FAMILIES, LLAMA, make_family
 
-FAMILIES.setdefault("llama", {**LLAMA, "attention_bias": True})
-PACKED = ("llama", "qwen2", "qwen3")
+MADE = {**FAMILIES, "llama": ("llama", {**LLAMA, "attention_bias": True})}
+PACKED = ("llama", "qwen2", "qwen3", "mistral, no window")
+OTHERS = ("llama, dynamic", "llama, longrope", "mistral", "gpt2", "gemma2", "phi3", "mixtral", "qwen2, windows")
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -51,7 +52,7 @@ def test_a_pass_of_everything_at_once_is_each_alone(
     tmp_path: Path, tokenizer: Any, make_adapter: Callable[..., Path], family: str
 ) -> None:
     """G2, G11, G14: decoding rows of two buckets and pieces of prompts, base, LoRA, DoRA and a strength, in one pass."""
-    base = _make(tmp_path / family, family, tokenizer)
+    base = make_family(tmp_path / family, family, len(tokenizer), of=MADE)
     model, oracle = _load(base), _load(base)
     configs = [
         LoraConfig(r=4, lora_alpha=8, target_modules=LINEARS),
@@ -75,7 +76,7 @@ def test_a_pass_of_everything_at_once_is_each_alone(
     joined = {}
     for at, (adapter, ids) in enumerate(decoding):
         reading = _read(packed, ids[:-1], adapter, 1 + at % 3)
-        joined[slots.join(reading.planes, reading.read)] = (adapter, ids)
+        joined[slots.join(Contents(reading.planes, reading.read))] = (adapter, ids)
     slabs = slots.groups(list(joined))
     ordered = [joined[slot] for slab in slabs for slot in slab.slots]
     halves = []
@@ -117,10 +118,10 @@ def _alone(oracle: Any, base: Path, folders: dict[int, Path], adapter: Active, i
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKED + OTHERS)
 def test_only_what_answers_as_the_model_is_packed(tmp_path: Path, tokenizer: Any, family: str) -> None:
     """G13: other shapes, sliding windows and moving rotary embeddings keep transformers' own forward pass."""
-    model = _load(_make(tmp_path / family, family, tokenizer))
+    model = _load(make_family(tmp_path / family, family, len(tokenizer), of=MADE))
     assert (PackedModel.of(model, len(tokenizer)) is not None) == (family in PACKED)
 
 
@@ -147,8 +148,8 @@ def test_packing_does_not_copy_the_weights() -> None:
     assert packed is not None
     storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
     assert sum(storages.values()) == 4 * held
-    assert packed._layers[0].qkv.weight is not None
-    assert packed._layers[0].qkv.weight.untyped_storage().data_ptr() in storages
+    assert len(packed._layers[0].qkv.weights) == 1
+    assert packed._layers[0].qkv.weights[0].untyped_storage().data_ptr() in storages
     torch.testing.assert_close(_last_logits(model, ids), before, atol=1e-4, rtol=1e-4)
 
 
@@ -170,7 +171,7 @@ def test_companies_of_adapters_are_remembered_and_few() -> None:
     fewer = mixer.mix((((some[1], 1.0),), ()), (1, 3))
     assert everyone is not None
     assert fewer is not None
-    assert fewer._company is everyone._company
+    assert fewer.company is everyone.company
     for weights in some:
         mixer.mix((((weights, 1.0),),), (1,))
     assert len(mixer._companies) <= 4

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoConfig
 
 from playground.errors import ModelUnsupported
+from playground.local_inference.devices import other_memories
 from playground.local_inference.memory import Need
-from playground.local_inference.planning import Plan, other_memories, plan_load
+from playground.local_inference.planning import Plan, plan_load
 from playground.local_inference.survey import Survey
 from playground.types import ModelSpec
 
@@ -139,3 +140,25 @@ def test_int8_says_that_it_answers_one_by_one() -> None:
 def test_a_need_counts_its_own_memory_only() -> None:
     """G8: what lies elsewhere is reserved there."""
     assert Need("x", GB, elsewhere=(("cpu", 9 * GB),)).total == int(1.15 * GB)
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_a_gpu_without_bfloat16_computes_in_float16(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: str
+) -> None:
+    """G8: those before Ampere have no units for it, and that is said."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    plan, _ = _plan(24 * GB, [CPU])
+    assert plan.dtype == dtype
+    assert ("which does not compute bfloat16 itself" in plan.reason) == (dtype == "float16")
+    assert _plan(24 * GB, [CPU], dtype="bfloat16")[0].dtype == "bfloat16"
+
+
+def test_gpus_are_filled_in_the_order_of_their_numbers() -> None:
+    """G8: as accelerate fills them, also where the model begins to be planned on the emptiest."""
+    plan, need = plan_load(
+        ModelSpec("x"), _survey(7 * GB), "cuda:1", "as asked", 12 * GB, [("cuda:0", 6 * GB), ("cuda:2", 12 * GB), CPU]
+    )
+    assert _places(plan) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert (plan.device, [where for where, _ in need.elsewhere]) == ("cuda:1", ["cuda:0", "cuda:2"])

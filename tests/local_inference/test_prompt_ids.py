@@ -30,6 +30,7 @@ from .conftest import (
     ids_of,
     plain_model,
     text_of,
+    unpack,
 )
 from .kind_maker import KINDS, MORE_TOKENS, answer_of, logprobs_of, make_kind, plain_peft
 
@@ -175,7 +176,7 @@ def test_every_kind_of_adapter_scores_a_prompt_as_peft(
     inference.load(ModelSpec(str(STARTER)))
     assert inference._machinery is not None
     if not packed:
-        monkeypatch.setattr(inference._machinery.residents.all()[0], "packed", None)
+        unpack(monkeypatch, inference._machinery.residents.all()[0])
     ids = ODD * 12
     check_prompt(inference, given(ids, (folder, 1.0)), model)
     assert ids_of(events_of(inference, given(ids, (folder, 1.0)))) == answer_of(model, ids, 12)

@@ -17,7 +17,7 @@ from playground.local_inference import LocalInference, identity
 from playground.local_inference.identity import base_identity
 from playground.types import GenerationRequest, ModelSpec, Quantization
 
-from .conftest import PIRATE, PROMPTS, SQL, STARTER, ask, events_of, ids_of, text_of
+from .conftest import PIRATE, PROMPTS, SQL, STARTER, ask, events_of, ids_of, text_of, unpack
 
 Adapters = tuple[tuple[Path, float], ...]
 COMPANY: tuple[Adapters, ...] = (
@@ -132,7 +132,7 @@ def test_models_that_are_not_packed_are_reproducible_too(
     inference: LocalInference, monkeypatch: pytest.MonkeyPatch, batches: bool
 ) -> None:
     """G3, G13: in transformers' own pass the row has a cache of its own."""
-    monkeypatch.setattr(_resident(inference), "packed", None)
+    unpack(monkeypatch, _resident(inference))
     monkeypatch.setattr(_resident(inference), "batches", batches)
     request = _low(PROMPTS[2], *KINDS[2], reproducible=True, max_new_tokens=20)
     alone = _numbers(inference, request)
@@ -177,9 +177,9 @@ def test_a_row_by_itself_never_meets_a_remembered_company() -> None:
     assert both is not None
     assert alone is not None
     assert turned is not None
-    assert [weights for weights, _ in both._company.members] == [one, two]
-    assert [weights for weights, _ in alone._company.members] == [two]
-    assert [weights for weights, _ in turned._company.members] == [two, one]
+    assert [weights for weights, _ in both.company.members] == [one, two]
+    assert [weights for weights, _ in alone.company.members] == [two]
+    assert [weights for weights, _ in turned.company.members] == [two, one]
 
 
 def test_a_reproducible_row_leaves_no_slot_behind(inference: LocalInference) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -65,6 +66,39 @@ def test_the_candidates_are_transformers_candidates(values: dict[str, Any], seed
     got = torch.zeros(VOCABULARY, dtype=torch.double).index_copy(0, ids, probabilities / probabilities.sum())
     assert torch.allclose(got, expected, atol=1e-9)
     assert set(ids.tolist()) == set(expected.nonzero().flatten().tolist())
+
+
+def test_a_row_has_transformers_candidates_in_any_company() -> None:
+    """G3, G4: a nucleus over thousands of tokens beside rows with a small or a large top-k; which token a probability of
+    a millionth falls to at the nucleus' edge is rounding.
+    """
+    for trial in range(40):
+        chance = random.Random(trial)
+        rows = [_drawn_at_random(chance) for _ in range(chance.randint(1, 5))]
+        scores = torch.stack([_logits(10 * trial + at, chance.choice([0.1, 0.5, 2.0, 4.0])) for at in range(len(rows))])
+        for settings, logits, ids, kept in zip(rows, scores, *candidates(scores, rows), strict=True):
+            got = torch.zeros(VOCABULARY, dtype=torch.double).index_add(0, ids, kept / kept.sum())
+            assert float((got - _warped(logits, settings)).abs().sum()) < 1e-5, settings
+
+
+def _drawn_at_random(chance: random.Random) -> GenerationSettings:
+    return GenerationSettings(
+        strategy=chance.choice(["sampling", "sampling", "top_k"]),
+        temperature=chance.choice([0.1, 0.7, 1.0, 1.5, 2.0]),
+        top_k=chance.choice([0, 0, 0, 1, 5, 50, 511, 512, 513, 900]),
+        top_p=chance.choice([0.1, 0.5, 0.9, 0.99, 0.999, 1.0]),
+        min_p=chance.choice([0.0, 0.0, 0.01, 0.2]),
+    )
+
+
+def _warped(logits: torch.Tensor, settings: GenerationSettings) -> torch.Tensor:
+    """The probabilities that transformers draws from, in float64."""
+    nucleus = settings.strategy == "sampling"
+    warpers: list[Any] = [TemperatureLogitsWarper(settings.temperature)]
+    warpers += [TopKLogitsWarper(settings.top_k)] if settings.top_k else []
+    warpers += [TopPLogitsWarper(settings.top_p)] if nucleus and settings.top_p < 1 else []
+    warpers += [MinPLogitsWarper(settings.min_p)] if nucleus and settings.min_p else []
+    return LogitsProcessorList(warpers)(torch.zeros(1, 1, dtype=torch.long), logits.double()[None])[0].softmax(0)
 
 
 @pytest.mark.parametrize("over_prompt", [False, True])

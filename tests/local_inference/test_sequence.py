@@ -83,8 +83,8 @@ def folders(make_adapter: Callable[..., Path], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def engine_of_its_own() -> Iterator[LocalInference]:
-    """An engine with nothing in memory."""
-    engine = LocalInference()
+    """An engine with nothing in memory, and no reuse: what was read in other pieces is the same only within rounding."""
+    engine = LocalInference(prefix_budget=0)
     yield engine
     engine.close()
 
