@@ -55,7 +55,12 @@ REPLIES = st.builds(
     template=st.sampled_from(["chat", "instruction", "raw"]),
     alone=st.booleans(),
     stats=st.builds(
-        GenerationStats, st.integers(0, 9), st.integers(0, 9), st.floats(0, 9), st.none() | st.floats(0, 9)
+        GenerationStats,
+        st.integers(0, 9),
+        st.integers(0, 9),
+        st.floats(0, 9),
+        st.none() | st.floats(0, 9),
+        st.integers(0, 9),
     ),
     notices=st.lists(WORDS, max_size=2).map(tuple),
     provenance=st.none() | PROVENANCES,

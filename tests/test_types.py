@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from playground.errors import InvalidRequest
+from playground import errors
+from playground.errors import InvalidRequest, PlaygroundError
 from playground.types import GenerationRequest, GenerationSettings, Message, ModelSpec, knobs
+from tests.process_border import crossed
 
 
 @pytest.mark.parametrize(
@@ -156,3 +158,28 @@ def test_no_token_ids_are_an_empty_prompt() -> None:
     """A4."""
     with pytest.raises(InvalidRequest, match="prompt is empty"):
         GenerationRequest(ModelSpec("m"), prompt_ids=(), template="raw")
+
+
+def test_every_kind_of_request_crosses_a_process_border_whole() -> None:
+    """G1, G9: so that the engine can move to a process of its own."""
+    spec = ModelSpec("starter", (("pirate", 0.5),))
+    settings = GenerationSettings(stop=("a",), logit_bias=((5, 1.5),), seed=2**63 - 1, reproducible=True)
+    for request in (
+        GenerationRequest(
+            spec, "Hi", settings=settings, prefill="Well", chat_template_kwargs={"enable_thinking": False}
+        ),
+        GenerationRequest(spec, messages=(Message("system", "Be."), Message("user", "Hi")), user="anna"),
+        GenerationRequest(spec, prompt_ids=(5, 0, 5), template="raw"),
+    ):
+        assert crossed(request) == request
+
+
+def test_every_error_crosses_a_process_border_whole() -> None:
+    """G6: with its kind, its sentence and its remedy."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PlaygroundError)]
+    assert len(kinds) > 10
+    for kind in kinds:
+        error = crossed(kind("It failed.", "Try again."))
+        assert (type(error), error.message, error.remedy, str(error)) == (
+            kind, "It failed.", "Try again.", "It failed. Try again.",
+        )  # fmt: skip

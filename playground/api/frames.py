@@ -41,6 +41,8 @@ class Frames:
         return {
             "type": "complete",
             "total_tokens": answer.stats.completion_tokens,
+            "prompt_tokens": answer.stats.prompt_tokens,
+            "reused_tokens": answer.stats.reused_tokens,
             "generation_time": answer.stats.elapsed_s,
             "finish_reason": answer.finish_reason or "cancelled",
             "id": self._id,

@@ -29,6 +29,8 @@ def report(answer: Answer, notices: Sequence[str]) -> dict[str, Any]:
         "response": answer.text,
         "generation_time_seconds": round(stats.elapsed_s, 4),
         "tokens_generated": stats.completion_tokens,
+        "prompt_tokens": stats.prompt_tokens,
+        "reused_tokens": stats.reused_tokens,
         "tokens_per_second": None if speed is None else round(speed, 2),
         "finish_reason": answer.finish_reason,
         "seed": made.seed if made else None,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from playground.services.answers import Answer, Answers
+from playground.services.answers import Answer, Answers, usage_of
 from playground.types import FinishReason, GenerationEvent, Provenance, Token
 
 DONE = "data: [DONE]\n\n"
@@ -54,7 +54,7 @@ class Reply(ABC):
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """One finished answer as it stands in the whole reply."""
 
-    def counted(self, answers: Answers) -> dict[str, int]:
+    def counted(self, answers: Answers) -> dict[str, Any]:
         """The token counts."""
         return answers.usage()
 
@@ -165,11 +165,10 @@ class TextReply(Reply):
         )
         return _text_choice(index, answer.text, found, answer.finish_reason)
 
-    def counted(self, answers: Answers) -> dict[str, int]:
+    def counted(self, answers: Answers) -> dict[str, Any]:
         """Each prompt's tokens once, and those of all answers."""
-        prompt = sum(answer.stats.prompt_tokens for answer in answers.all[:: self.n])
-        completion = sum(answer.stats.completion_tokens for answer in answers.all)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        stats = [answer.stats for answer in answers.all]
+        return usage_of([stats[at : at + self.n] for at in range(0, len(stats), self.n)])
 
     def _found(self, event: GenerationEvent) -> dict[str, Any]:
         """The log-probabilities of the event's tokens, which stand behind what was written before."""

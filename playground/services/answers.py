@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from playground.errors import ShuttingDown
 from playground.types import FinishReason, GenerationEvent, GenerationStats, Provenance, Token
@@ -48,8 +50,24 @@ class Answers:
             self.notices.append(event.notice)
         self.all[event.index].add(event)
 
-    def usage(self) -> dict[str, int]:
-        """True token counts: the prompt's once, the answers' together."""
-        prompt = max(answer.stats.prompt_tokens for answer in self.all)
-        completion = sum(answer.stats.completion_tokens for answer in self.all)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    def usage(self) -> dict[str, Any]:
+        """`usage_of` the one prompt."""
+        return usage_of([[answer.stats for answer in self.all]])
+
+
+def prompt_of(answers: Sequence[GenerationStats]) -> tuple[int, int]:
+    """(tokens, reused tokens) of the prompt of these answers: reused is what none of them had to read anew."""
+    return max(one.prompt_tokens for one in answers), min(one.reused_tokens for one in answers)
+
+
+def usage_of(prompts: Sequence[Sequence[GenerationStats]]) -> dict[str, Any]:
+    """True token counts as OpenAI tells them: ``prompts`` has the stats of each one's answers. A prompt counts once."""
+    read = [prompt_of(answers) for answers in prompts]
+    prompt = sum(tokens for tokens, _ in read)
+    completion = sum(one.completion_tokens for answers in prompts for one in answers)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(reused for _, reused in read)},
+    }

@@ -1,7 +1,7 @@
 """One exchange in a conversation: what a person sends, the answer as it is written, and both kept when it has ended.
 
-A failed exchange leaves the conversation as it was. One that is stopped, whose reader leaves, or that takes longer than the
-server allows keeps what was written, marked as stopped.
+A failed exchange leaves the conversation as it was. One that is stopped, whose reader leaves, for which the memory runs
+out, or that takes longer than the server allows keeps what was written, marked as stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import aclosing
 
 from playground.conversation import Conversation
-from playground.errors import DeadlineExceeded, HistoryUnavailable
+from playground.errors import DeadlineExceeded, HistoryUnavailable, OutOfMemory
 from playground.services.generation import Generation
 from playground.services.written import Place, Written
 from playground.types import GenerationEvent, GenerationRequest, ModelSpec
@@ -73,7 +73,8 @@ class Exchange:
         """The events of the answer, once; what was said is stored before the last of them is passed on.
 
         Closing it stops the answer and keeps what was written; so does `stop`, after which every answer that had not ended
-        ends with "cancelled"; at the server's deadline they do with its sentence as a notice, where there is any text.
+        ends with "cancelled"; at the server's deadline, and where the memory runs out, they do with that sentence as a
+        notice, where there is any text.
         Raises what generating raises, and then nothing is stored. After the last event, where the answer is there and could
         not be stored: `HistoryUnavailable`, or `NotFound` when the conversation was deleted.
         """
@@ -91,7 +92,7 @@ class Exchange:
                             failure = await self._stored()  # still counted as running: a server that stops waits for it
                             break
                         yield event
-            except DeadlineExceeded as error:  # what was shown so far is worth keeping
+            except (DeadlineExceeded, OutOfMemory) as error:  # what was shown so far is worth keeping
                 if not self._written.begun:
                     raise
                 late = str(error)

@@ -20,6 +20,7 @@ from playground.config import AppConfig
 from playground.errors import DeadlineExceeded, RateLimited, ShuttingDown
 from playground.local_inference import HEARTBEAT_S, LocalInference
 from playground.services.answer_cache import AnswerCache, KeptAnswer, Recording, key_of
+from playground.services.answers import prompt_of
 from playground.services.content_filter import ContentFilter
 from playground.services.meters import Meters
 from playground.services.threads import in_own_thread
@@ -282,8 +283,8 @@ class _Answering:
         base = self._request.spec.base
         stats = [event.stats for event in self._last.values()]
         if stats and not self._found:
-            prompt = max(one.prompt_tokens for one in stats)
-            self._meters.spent(base, prompt, sum(one.completion_tokens for one in stats))
+            prompt, reused = prompt_of(stats)
+            self._meters.spent(base, prompt, sum(one.completion_tokens for one in stats), reused)
         if not self.failed:
             for index in self._open:
                 event = self._last.get(index, _CHECKING)

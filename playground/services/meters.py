@@ -60,9 +60,11 @@ class Meters:
             "playground_answers", "Answers that have ended, those from the answer cache included.",
             ["model", "finish_reason"], registry=self.registry,
         )  # fmt: skip
-        self._prompt = Counter(
-            "playground_prompt_tokens", "Tokens of the prompts that were read.", ["model"], registry=self.registry
-        )
+        self._prompt = Counter("playground_prompt_tokens", "Tokens of the prompts.", ["model"], registry=self.registry)
+        self._reused = Counter(
+            "playground_reused_prompt_tokens", "Those of them that were known already and not read anew.",
+            ["model"], registry=self.registry,
+        )  # fmt: skip
         self._completion = Counter(
             "playground_completion_tokens", "Tokens that were generated.", ["model"], registry=self.registry
         )
@@ -121,10 +123,12 @@ class Meters:
         if stats.tokens_per_second is not None:
             self._speed.labels(model).observe(stats.tokens_per_second)
 
-    def spent(self, base: str, prompt: int, completion: int) -> None:
-        """Count the tokens of one request: those that were read, and those that were generated."""
-        self._prompt.labels(self.model(base)).inc(prompt)
-        self._completion.labels(self.model(base)).inc(completion)
+    def spent(self, base: str, prompt: int, completion: int, reused: int = 0) -> None:
+        """Count the tokens of one request: its prompt's, of which ``reused`` were not read, and the generated ones."""
+        model = self.model(base)
+        self._prompt.labels(model).inc(prompt)
+        self._reused.labels(model).inc(reused)
+        self._completion.labels(model).inc(completion)
 
     def failed(self, error: Exception) -> None:
         """Count a request that has failed, by its error's code."""
@@ -175,7 +179,7 @@ class _Gauges(Collector):
             "playground_memory_bytes", "The devices' memory, and what of it is ours.", labels=["device", "of"]
         )
         for report in self._engine.memories():
-            for of in ("total", "free", "weights", "adapters", "kv_cache", "process"):
+            for of in ("total", "free", "weights", "adapters", "kv_cache", "reusable", "process"):
                 memory.add_metric([report.device, of], getattr(report, of))
         return memory
 

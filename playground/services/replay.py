@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import AsyncGenerator, Iterable, Mapping
+import threading
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from playground.errors import AdapterInvalid, InvalidRequest, ModelNotFound, ModelNotLoaded
+from playground.errors import AdapterInvalid, InvalidRequest, ModelNotFound, ModelNotLoaded, PlaygroundError
 from playground.local_inference.adapters import content_hash
 from playground.local_inference.identity import base_identity
 from playground.services.generation import Generation
+from playground.services.likelihood import likelihoods
 from playground.services.manifests import Manifest, Recorder, prompt_hash
 from playground.services.models import Models
 from playground.services.threads import in_own_thread
@@ -56,9 +58,9 @@ class ReplayResult:
 
     ``differs_at`` counts tokens from 1; None where all of them are the same, or where there is only text to compare. ``was``
     and ``now`` are the two tokens there, as likely as the replay finds them: ``now`` is None where the replay ended, ``was``
-    where the first answer ended, or where the old token is none of the likeliest. ``gap`` is how much likelier (natural log)
-    the new token is than the old one. ``changed`` says in a sentence each what is not as it was, ``note`` what else there is
-    to know.
+    where the first answer ended, or where it could not be found how likely the old token is. ``gap`` is how much likelier
+    (natural log) the new token is than the old one. ``changed`` says in a sentence each what is not as it was, ``note`` what
+    else there is to know.
     """
 
     identical: bool
@@ -124,7 +126,29 @@ class Replay:
                 if enough is not None and again.provenance is not None and len(again.tokens) >= enough:
                     break  # as far as the first one got
         prompt = await in_own_thread(lambda: self.prompt_hash(request), "replay")
-        yield compare(manifest, again.tokens, again.text, again.finish_reason, again.provenance, prompt)
+        apart = await self._apart(manifest, request, again.tokens)
+        yield compare(manifest, again.tokens, again.text, again.finish_reason, again.provenance, prompt, apart)
+
+    async def _apart(
+        self, manifest: Manifest, request: GenerationRequest, tokens: Sequence[Token]
+    ) -> Mapping[int, Token]:
+        """The two tokens where the answers part, as likely as the model finds them, where the replay told only one."""
+        at = _parts_at(manifest, tokens)
+        if at is None or at >= min(len(manifest.token_ids), len(tokens)):
+            return {}
+        old, now = manifest.token_ids[at], tokens[at]
+        if any(id == old for id, _, _ in now.top):
+            return {}
+        left = threading.Event()
+        both, begun = (now.id, old), manifest.token_ids[:at]
+        try:
+            return await in_own_thread(
+                lambda: likelihoods(self._generation, request, begun, both, lambda: not left.is_set()), "replay"
+            )
+        except PlaygroundError:  # that the answers part is known all the same
+            return {}
+        finally:
+            left.set()
 
     def _request(self, manifest: Manifest, user: str) -> tuple[GenerationRequest, int]:
         """What to run, and which of its answers is the one."""
@@ -221,21 +245,31 @@ def compare(
     finish_reason: FinishReason | None,
     provenance: Provenance | None,
     prompt: str = "",
+    apart: Mapping[int, Token] = {},
 ) -> ReplayResult:
-    """What a replay that brought ``tokens`` and ``text`` says of ``manifest``'s answer; ``prompt`` is its prompt's hash."""
-    was = manifest.token_ids
-    shared = next((at for at, (old, new) in enumerate(zip(was, tokens, strict=False)) if old != new.id), None)
-    if shared is None and len(was) != len(tokens) and not (_stopped(manifest) and len(tokens) > len(was)):
-        shared = min(len(was), len(tokens))
+    """What a replay that brought ``tokens`` and ``text`` says of ``manifest``'s answer; ``prompt`` is its prompt's hash.
+
+    ``apart`` has the two tokens where the answers part, by id, where the old one is none of the alternatives of the new one.
+    """
+    shared = _parts_at(manifest, tokens)
     other = _other_content(manifest, provenance, prompt)
     changed = (*other, *_other_surroundings(manifest.provenance, provenance))
     if shared is not None:
-        return _parted(manifest, tokens, shared, changed, None if other else provenance)
+        return _parted(manifest, tokens, shared, changed, None if other else provenance, apart)
     note = _otherwise(manifest, text, finish_reason)
     identical = not note
     if identical and _stopped(manifest):
-        note = f"as far as it goes: the answer was stopped after {len(was)} tokens"
+        note = f"as far as it goes: the answer was stopped after {len(manifest.token_ids)} tokens"
     return ReplayResult(identical, None, None, None, None, False, changed, note)
+
+
+def _parts_at(manifest: Manifest, tokens: Sequence[Token]) -> int | None:
+    """The first position (from 0) where ``tokens`` are not the manifest's; None where they are, as far as it goes."""
+    was = manifest.token_ids
+    at = next((at for at, (old, new) in enumerate(zip(was, tokens, strict=False)) if old != new.id), None)
+    if at is None and len(was) != len(tokens) and not (_stopped(manifest) and len(tokens) > len(was)):
+        at = min(len(was), len(tokens))
+    return at
 
 
 def _stopped(manifest: Manifest) -> bool:
@@ -243,7 +277,12 @@ def _stopped(manifest: Manifest) -> bool:
 
 
 def _parted(
-    manifest: Manifest, tokens: list[Token], at: int, changed: tuple[str, ...], same: Provenance | None
+    manifest: Manifest,
+    tokens: list[Token],
+    at: int,
+    changed: tuple[str, ...],
+    same: Provenance | None,
+    apart: Mapping[int, Token],
 ) -> ReplayResult:
     """The answers part at position ``at`` (from 0). ``same`` is the provenance where nothing but rounding may differ."""
     if at >= len(tokens):
@@ -255,6 +294,8 @@ def _parted(
         return ReplayResult(False, at + 1, None, now, None, False, changed, note)
     old = manifest.token_ids[at]
     was = next((Token(id, text, logprob) for id, text, logprob in now.top if id == old), None)
+    if was is None and old in apart and now.id in apart:
+        was, now = apart[old], replace(now, logprob=apart[now.id].logprob)
     if was is None:
         note = f"{now.text!r} now; what was there, token {old}, is not among the {len(now.top)} likeliest"
         return ReplayResult(False, at + 1, None, now, None, False, changed, note)

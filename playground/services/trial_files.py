@@ -56,6 +56,7 @@ def _document(plan: TrialPlan, row: TrialRow) -> dict[str, Any]:
         "remedy": row.remedy or None,
         "notices": list(row.notices),
         "prompt_tokens": stats.prompt_tokens,
+        "reused_tokens": stats.reused_tokens,
         "completion_tokens": stats.completion_tokens,
         "tokens_per_second": _rounded(stats.tokens_per_second),
         "seconds": _rounded(row.seconds),

@@ -23,6 +23,8 @@ FINISH_HELP = {
     "cancelled": "Stopped before it was finished; the text so far stays.",
 }
 
+KNOWN = "{reused:,} of {prompt:,} prompt tokens known"
+KNOWN_HELP = "The model had read these before with the same adapters, so it began with the rest of the prompt."
 CACHED = "kept from before"
 CACHED_HELP = (
     "The same was asked of the same weights before, and this server keeps such answers. Run again makes it anew."

@@ -25,13 +25,13 @@ GENERATING = Status("generating")
 
 
 def text(piece: str, count: int = 1, index: int = 0, tokens: tuple[Token, ...] = ()) -> GenerationEvent:
-    """New text, after ``count`` tokens in all."""
-    return GenerationEvent(GENERATING, piece, tokens, GenerationStats(5, count, 0.1, 0.05), index=index)
+    """New text, after ``count`` tokens in all. The prompt has five, three of which were known."""
+    return GenerationEvent(GENERATING, piece, tokens, GenerationStats(5, count, 0.1, 0.05, 3), index=index)
 
 
 def end(reason: str = "stop", piece: str = "", count: int = 2, index: int = 0) -> GenerationEvent:
     """The last event of one answer."""
-    stats = GenerationStats(5, count, 0.2, 0.05)
+    stats = GenerationStats(5, count, 0.2, 0.05, 3)
     return GenerationEvent(Status("done"), piece, (), stats, index=index, finish_reason=reason)  # type: ignore[arg-type]
 
 

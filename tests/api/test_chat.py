@@ -21,6 +21,11 @@ from playground.types import GenerationSettings, LoadedAdapter, Message, Residen
 from tests.api.conftest import HELLO
 from tests.api.fake_engine import LOADING, FakeEngine, end, text
 
+# What the scripted answer is said to have cost: three of the prompt's tokens were known.
+USAGE = {
+    "prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3},
+}  # fmt: skip
+
 
 def events(response) -> list:
     """The data of a stream's events, the end mark included."""
@@ -59,7 +64,7 @@ def test_a_whole_answer(ask):
                 "finish_reason": "stop",
             }
         ],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+        "usage": USAGE,
     }
 
 
@@ -81,7 +86,7 @@ def test_a_stream_ends_with_usage_when_asked(ask):
     *chunks, usage, _ = events(ask(stream=True, stream_options={"include_usage": True}))
     assert all(chunk["usage"] is None for chunk in chunks)
     assert usage["choices"] == []
-    assert usage["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    assert usage["usage"] == USAGE
 
 
 def test_several_answers_keep_apart(ask):

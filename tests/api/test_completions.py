@@ -23,7 +23,7 @@ from playground.errors import ContextOverflow, EngineFailure
 from playground.services.assembly import Services
 from playground.types import GenerationEvent, GenerationRequest, GenerationSettings, ModelSpec, Provenance, Token
 from tests.api.fake_engine import FakeEngine, Step, end, endless, text
-from tests.api.test_chat import events, refused
+from tests.api.test_chat import USAGE, events, refused
 
 URL = "/v1/completions"
 ASKED = {"model": "starter", "prompt": "Once upon"}
@@ -51,7 +51,7 @@ def test_a_whole_text(write, fake):
         "object": "text_completion",
         "model": "starter",
         "choices": [{"index": 0, "text": "Hello there", "logprobs": None, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+        "usage": USAGE,
     }
     (request,) = fake.requests
     assert (request.prompt, request.template, request.settings.max_new_tokens) == ("Once upon", "raw", 16)
@@ -161,7 +161,9 @@ def test_no_token_is_written_where_none_was_asked_for(write, fake, stream):
     whole = ["".join(choice["text"] for choice in choices if choice["index"] == index) for index in (0, 1)]
     assert whole == ["<5><6>", "<7>"]
     assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length", "length"]
-    assert chunks[-1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
+    assert chunks[-1]["usage"] == {
+        "prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3, "prompt_tokens_details": {"cached_tokens": 0},
+    }  # fmt: skip
     assert fake.requests == []
 
 

@@ -173,6 +173,8 @@ def test_generate_answers_as_documented(loaded, fake):
         "model_id": "starter",
         "generation_time_seconds": 0.2,
         "tokens_generated": 2,
+        "prompt_tokens": 5,
+        "reused_tokens": 3,
         "tokens_per_second": 6.67,
         "finish_reason": "stop",
         "seed": 7,

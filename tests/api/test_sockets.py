@@ -33,6 +33,7 @@ from tests.api.fake_engine import GENERATING, LOADING, FakeEngine, end, endless,
 
 PATH = "/api/inference/stream"
 HELLO = {"model_id": "starter", "prompt": "Hello"}
+FIGURES = ("type", "total_tokens", "prompt_tokens", "reused_tokens", "generation_time", "finish_reason", "id")
 
 
 class LoadedEngine(FakeEngine):
@@ -124,9 +125,11 @@ def test_the_frames_are_start_token_and_complete(ws, fake: FakeEngine):
         {"type": "token", "token": "lo", "index": 1, "id": "a"},
         {"type": "token", "token": " there", "index": 2, "id": "a"},
     ]
-    assert {name: complete[name] for name in ("type", "total_tokens", "generation_time", "finish_reason", "id")} == {
+    assert {name: complete[name] for name in FIGURES} == {
         "type": "complete",
         "total_tokens": 3,
+        "prompt_tokens": 5,
+        "reused_tokens": 3,
         "generation_time": 0.2,
         "finish_reason": "stop",
         "id": "a",

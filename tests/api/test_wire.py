@@ -12,7 +12,7 @@ from playground.api.schemas.common import Made
 from playground.api.schemas.openai import ChatCompletion
 from playground.errors import ShuttingDown
 from playground.services.answers import Answers
-from playground.types import GenerationEvent, GenerationSettings, Provenance, Status, Token
+from playground.types import GenerationEvent, GenerationSettings, GenerationStats, Provenance, Status, Token
 from tests.api.fake_engine import LOADING, end, text
 
 REPLY = wire.ChatReply("chatcmpl-1", 7, "starter:pirate")
@@ -94,7 +94,21 @@ def test_usage_counts_the_prompt_once_and_the_answers_together():
     answers = Answers(2)
     for event in (text("a", 3, 0), text("b", 1, 1), end("stop", "", 4, 0), end("length", "", 2, 1)):
         answers.add(event)
-    assert answers.usage() == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+    counted = answers.usage()
+    assert counted.pop("prompt_tokens_details") == {"cached_tokens": 3}
+    assert counted == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+
+
+def test_tokens_that_one_answer_had_to_read_are_not_called_known():
+    """A4, G11: of several answers to one prompt the first reads it, and the others find it read."""
+    first, second = (
+        replace(end(), stats=GenerationStats(90, 2)),
+        replace(end(index=1), stats=GenerationStats(90, 2, 0, None, 89)),
+    )
+    answers = Answers(2)
+    answers.add(second)
+    answers.add(first)
+    assert answers.usage()["prompt_tokens_details"] == {"cached_tokens": 0}
 
 
 def test_the_usage_chunk_comes_last_and_only_when_asked_for():
@@ -163,4 +177,5 @@ def test_usage_counts_each_prompt_once():
         "prompt_tokens": 10,
         "completion_tokens": 10,
         "total_tokens": 20,
+        "prompt_tokens_details": {"cached_tokens": 6},
     }

@@ -24,6 +24,8 @@ from playground.errors import (
     InvalidRequest,
     NotFound,
     NotPermitted,
+    OutOfMemory,
+    PlaygroundError,
 )
 from playground.services.assembly import Services
 from playground.services.chat import Ask, Exchange
@@ -267,11 +269,14 @@ def test_an_answer_that_a_stopping_server_cuts_off_is_kept(house: House) -> None
     assert asyncio.run(through(house.ask()))[1] is None
 
 
+@pytest.mark.parametrize("kind", [DeadlineExceeded, OutOfMemory])
 @pytest.mark.parametrize("action", ["send", "regenerate", "continue"])
-def test_what_was_written_until_the_servers_deadline_is_kept_with_its_sentence(house: House, action: str) -> None:
-    """F1, A6: it was shown; an answer of which there was nothing to see is refused, and nothing is stored."""
+def test_what_was_written_until_deadline_or_memory_ended_is_kept_with_its_sentence(
+    house: House, action: str, kind: type[PlaygroundError]
+) -> None:
+    """F1, A6, G11: it was shown; an answer of which there was nothing to see is refused, and nothing is stored."""
     before = house.said(("Hi", "Well"))
-    late = DeadlineExceeded("It took too long.", "Ask for less.")
+    late = kind("It took too long.", "Ask for less.")
     house.plays(text(" so far"), late)
     asked = house.ask(action, before.leaf, conversation=before.id)
     events, stored = asyncio.run(through(asked))
@@ -283,7 +288,7 @@ def test_what_was_written_until_the_servers_deadline_is_kept_with_its_sentence(h
     assert last.reply is not None
     assert last.reply.notices == (str(late),)
     house.plays(late)
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(kind):
         asyncio.run(through(house.ask(action, before.leaf, conversation=before.id)))
     assert house.all == (stored,)
 

@@ -285,7 +285,7 @@ def test_an_answer_that_comes_out_the_same_is_kept(answer: Answering, settings: 
     assert "".join(event.notice for event in again) == "Two turns were dropped."
     last = again[-1]
     assert (last.finish_reason, last.cached, last.provenance) == ("stop", True, MADE)
-    assert (last.stats.prompt_tokens, last.stats.completion_tokens) == (5, 3)
+    assert (last.stats.prompt_tokens, last.stats.completion_tokens, last.stats.reused_tokens) == (5, 3, 0)
     assert last.stats.tokens_per_second is None
     assert first[-1].stats.elapsed_s != last.stats.elapsed_s
     assert not any(event.cached for event in first)
@@ -298,6 +298,8 @@ def test_the_cache_is_counted_apart_from_what_was_generated() -> None:
         in_loop(door, ask())
     assert counted(door, "answer_cache_total", result="hit") == 2
     assert counted(door, "answer_cache_total", result="miss") == 1
+    assert counted(door, "prompt_tokens_total", model="starter") == 5
+    assert counted(door, "reused_prompt_tokens_total", model="starter") == 3
     assert counted(door, "answers_total", model="starter", finish_reason="stop") == 3
     assert counted(door, "completion_tokens_total", model="starter") == 3
     assert counted(door, "time_to_first_token_seconds_count", model="starter") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -174,6 +175,19 @@ def test_a_finished_job_reads_the_same_after_a_restart(over):
     before = finished(jobs, jobs.submit(MINE, [asked("Ahoy")]).id)
     jobs.close()
     assert over().get(MINE, before.id)[1] == before
+
+
+def test_a_job_of_an_earlier_version_is_read(over, folder: Path):
+    """A9, F2: one that was answered before it was counted what the model knew of a prompt; nothing is set aside."""
+    jobs = over()
+    before = finished(jobs, jobs.submit(MINE, [asked("Ahoy")]).id)
+    jobs.close()
+    path = folder / f"{before.id}.json"
+    kept = json.loads(path.read_text())
+    del kept["parts"][0]["answer"]["stats"]["reused_tokens"]
+    path.write_text(json.dumps(kept))
+    (part,) = over().get(MINE, before.id)[1].parts
+    assert part.outcome.stats == dataclasses.replace(before.parts[0].outcome.stats, reused_tokens=0)
 
 
 def test_cancelling_stops_the_generation_and_a_second_time_forgets_the_job(over, echo: Echo, folder: Path):

@@ -27,7 +27,7 @@ class Busy(FakeEngine):
 
     def memories(self) -> tuple[MemoryReport, ...]:
         return (
-            MemoryReport("cuda:0", 1000, 400, 100, 10, 1, 0),
+            MemoryReport("cuda:0", 1000, 400, 100, 10, 1, 0, 7),
             MemoryReport("cpu", 2000, 900, 0, 0, 0, 300),
         )
 
@@ -38,7 +38,7 @@ def test_every_meter_is_in_the_text() -> None:
     meters.watch(Busy())
     meters.ended("/models/starter", "stop", GenerationStats(5, 11, 1.5, 0.5))
     meters.ended("/models/starter", "cancelled", GenerationStats(5, 0, 1.0))
-    meters.spent("/models/starter", 5, 11)
+    meters.spent("/models/starter", 5, 11, 3)
     meters.failed(QueueFull("Full."))
     meters.failed(ZeroDivisionError())
     meters.looked_up(True)
@@ -49,6 +49,7 @@ def test_every_meter_is_in_the_text() -> None:
         'playground_answers_total{finish_reason="cancelled",model="starter"} 1.0',
         "playground_cancellations_total 1.0",
         'playground_prompt_tokens_total{model="starter"} 5.0',
+        'playground_reused_prompt_tokens_total{model="starter"} 3.0',
         'playground_completion_tokens_total{model="starter"} 11.0',
         'playground_time_to_first_token_seconds_sum{model="starter"} 0.5',
         'playground_tokens_per_second_sum{model="starter"} 10.0',
@@ -64,6 +65,7 @@ def test_every_meter_is_in_the_text() -> None:
         "playground_resident_adapters 1.0",
         'playground_memory_bytes{device="cuda:0",of="weights"} 100.0',
         'playground_memory_bytes{device="cuda:0",of="free"} 400.0',
+        'playground_memory_bytes{device="cuda:0",of="reusable"} 7.0',
         'playground_memory_bytes{device="cpu",of="process"} 300.0',
     ):
         assert line in lines

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,54 @@ def test_what_is_not_as_it_was_is_said(house: House) -> None:
     for words in ("base's files", "chat template", "other tokens", "device was cuda:0", "version of torch was 1.0"):
         assert words in said
     assert len(result.changed) == 5
+
+
+def test_how_far_apart_two_tokens_are_is_told_however_unlikely_the_old_one_is(house: House) -> None:
+    """G10: also of a token that is among no list of alternatives; as likely as the scored answer says it is."""
+    request = house.request(adapter="pirate", strategy="greedy", reproducible=True, dtype="bfloat16")
+    (manifest,) = house.answered(request)
+    unlikely, at = 5, 3
+    ids = (*manifest.token_ids[:at], unlikely, *manifest.token_ids[at + 1 :])
+    result = house.again(dataclasses.replace(manifest, token_ids=ids))
+    assert (result.differs_at, result.within_rounding) == (at + 1, False)
+    assert result.was is not None
+    assert result.now is not None
+    assert (result.was.id, result.now.id) == (unlikely, manifest.token_ids[at])
+    prompt = house.engine.render(request).token_ids
+    read = [
+        house.engine.prompt_tokens(
+            GenerationRequest(request.spec, prompt_ids=(*prompt, *ids[:at], token), template="raw")
+        )[-1].logprob
+        for token in (manifest.token_ids[at], unlikely)
+    ]
+    assert result.gap == pytest.approx(read[0] - read[1], abs=0.3)
+    assert result.gap > 3
+    assert f"{result.gap:.3g} apart in log-probability" in result.sentence
+
+
+def test_a_token_that_the_model_has_not_is_said_to_be_unknown(house: House) -> None:
+    """G10, S1: whatever stands in a manifest, the comparison comes."""
+    (manifest,) = house.answered(house.request(strategy="greedy"))
+    result = house.again(dataclasses.replace(manifest, token_ids=(2**31 - 1, *manifest.token_ids[1:])))
+    assert (result.differs_at, result.gap) == (1, None)
+    assert "is not among the 20 likeliest" in result.sentence
+
+
+@pytest.mark.long
+def test_what_company_has_changed_is_told_with_its_gap(house: House) -> None:
+    """G3, G10: drawn flat and in bfloat16, where half of the answers part from their replays; in float32 none does."""
+    prompts = ("Tell me about the sea.", "Write a poem.", "What is a cat?", "Who are you?")
+    for dtype in ("bfloat16", "float32"):
+        flat = {"temperature": 2.0, "top_k": 0, "max_new_tokens": 40, "dtype": dtype}
+        requests = [
+            house.request(text, adapter, seed=3, **flat) for text in prompts for adapter in ("", "pirate", "sql")
+        ]
+        with ThreadPoolExecutor(len(requests)) as pool:
+            manifests = [found for (found,) in pool.map(house.answered, requests)]
+        for result in map(house.again, manifests):
+            one_ended = "ended there" in result.note
+            assert result.identical or (dtype == "bfloat16" and (result.gap is not None or one_ended)), result.sentence
+            assert result.gap is None or abs(result.gap) < 1, "what rounding does is small"
 
 
 # --- comparing, without a model

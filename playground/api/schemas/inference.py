@@ -40,6 +40,8 @@ _TOLD: dict[str, Any] = {
     "response": "Arr! Th' capital o' France be Paris.",
     "generation_time_seconds": 0.11,
     "tokens_generated": 17,
+    "prompt_tokens": 20,
+    "reused_tokens": 0,
     "tokens_per_second": 209.1,
     "finish_reason": "stop",
     "seed": 371699474,
@@ -309,6 +311,10 @@ class Told(BaseModel):
         description="From the request's arrival to the last token, loading included."
     )
     tokens_generated: int
+    prompt_tokens: int = Field(description="The prompt's length as the model read it.")
+    reused_tokens: int = Field(
+        description="How many of them were not read anew: the model had read them before, with the same adapters."
+    )
     tokens_per_second: float | None = Field(description="While writing; null for an answer of a single token.")
     finish_reason: Literal["stop", "length"]
     seed: int | None = Field(description="The seed that was used, also when none was sent.")

@@ -455,12 +455,21 @@ class Choice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
+class PromptTokens(BaseModel):
+    """What became of the prompt's tokens."""
+
+    cached_tokens: int = Field(
+        description="Not read anew: the model had read the same beginning before, with the same adapters."
+    )
+
+
 class Usage(BaseModel):
     """Token counts by the model's own tokenizer; with several answers `completion_tokens` is their sum."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokens
 
 
 class Beside(BaseModel):
@@ -486,7 +495,9 @@ class ChatCompletion(Beside):
             "index": 0, "message": {"role": "assistant", "content": "Arr! Th' capital o' France be Paris."},
             "logprobs": None, "finish_reason": "stop",
         }],
-        "usage": {"prompt_tokens": 20, "completion_tokens": 17, "total_tokens": 37},
+        "usage": {
+            "prompt_tokens": 20, "completion_tokens": 17, "total_tokens": 37, "prompt_tokens_details": {"cached_tokens": 0},
+        },
     })  # fmt: skip
 
     id: str
@@ -521,7 +532,9 @@ class Completion(Beside):
     model_config = _example({
         "id": "cmpl-1", "object": "text_completion", "created": 1700000000, "model": "starter",
         "choices": [{"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12},
+        "usage": {
+            "prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12, "prompt_tokens_details": {"cached_tokens": 0},
+        },
     })  # fmt: skip
 
     id: str

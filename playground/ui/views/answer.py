@@ -19,7 +19,7 @@ from playground.types import (
 )
 from playground.ui import texts
 from playground.ui.safe_text import code_markdown, escape, safe_markdown
-from playground.ui.views.figures import plural, seconds_text
+from playground.ui.views.figures import known_text, plural, seconds_text
 from playground.ui.views.provenance import replay_button
 from playground.ui.views.status import before_this_one, is_told, progress_line, status_line, status_text
 
@@ -209,6 +209,7 @@ def _stats_line(answer: Answer, index: int) -> str:
         plural(stats.completion_tokens, "token"),
         "" if speed is None else f"{speed:.1f} tokens/s",
         "" if first is None else f"first token {seconds_text(first)}",
+        known_text(stats),
         f"total {seconds_text(stats.elapsed_s)}",
         _finish_words(finish),
         f'<span title="{escape(texts.CACHED_HELP)}">{texts.CACHED}</span>' if index in answer.cached else "",

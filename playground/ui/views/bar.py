@@ -36,12 +36,13 @@ def _together(answering: int, waiting: int) -> str:
 
 
 def memory_meter(report: MemoryReport) -> str:
-    """What our models and the answers being written hold, and what is free; a click shows the figures one by one."""
+    """What our models and their caches hold, and what is free; a click shows the figures one by one."""
     if report.total <= 0:
         return ""
-    models, ours = report.weights + report.adapters, report.weights + report.adapters + report.kv_cache
+    models, cache = report.weights + report.adapters, report.kv_cache + report.reusable
+    ours = models + cache
     used = max(report.total - report.free, 0)
-    held = f"Models <b>{bytes_text(models)}</b> · cache <b>{bytes_text(report.kv_cache)}</b>"
+    held = f"Models <b>{bytes_text(models)}</b> · cache <b>{bytes_text(cache)}</b>"
     return (
         '<button type="button" class="meter" data-action="memory" aria-controls="memory-figures" '
         'title="Memory; click for the figures of each model and adapter">'
@@ -53,10 +54,11 @@ def memory_meter(report: MemoryReport) -> str:
 
 
 def memory_figures(report: MemoryReport, residents: Sequence[ResidentInfo], names: Mapping[str, str]) -> str:
-    """The meter's figures one by one: each model, each adapter, the cache, this program, the device."""
+    """The meter's figures one by one: each model, each adapter, the caches, this program, the device."""
     rows = [row for resident in residents for row in _resident_rows(resident, names)] or [_row("No model", "", "")]
     rows += [
         _row("Cache", "keys and values of the answers being written", bytes_text(report.kv_cache), "total"),
+        _row("Kept for reuse", "from texts read before; makes way for others", bytes_text(report.reusable)),
         _row("This program", "all of it, in main memory", bytes_text(report.process)),
         _row("Free", f"on {report.device}", f"{bytes_text(report.free)} of {bytes_text(report.total)}"),
     ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from playground.types import GenerationStats
+from playground.ui import texts
+from playground.ui.safe_text import escape
+
 
 def bytes_text(count: float) -> str:
     """``count`` bytes for a person: ``24 MB``, ``1.3 GB``, ``0``."""
@@ -19,6 +23,14 @@ def seconds_text(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+def known_text(stats: GenerationStats) -> str:
+    """How much of a prompt was not read anew, as HTML; "" where all of it was."""
+    if not stats.reused_tokens:
+        return ""
+    words = texts.KNOWN.format(reused=stats.reused_tokens, prompt=stats.prompt_tokens)
+    return f'<span title="{escape(texts.KNOWN_HELP)}">{words}</span>'
 
 
 def plural(count: int, noun: str) -> str:

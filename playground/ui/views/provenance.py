@@ -90,7 +90,8 @@ def replay_said(label: str, result: ReplayResult) -> str:
 
 
 def _found(result: ReplayResult) -> str:
-    """``identical``, or ``differs at token 12: was “cat”, now “dog”``."""
-    if result.was is None or result.now is None:
+    """``identical``, or ``differs at token 12: was “cat”, now “dog”, 0.03 apart in log-probability``."""
+    if result.was is None or result.now is None or result.gap is None:
         return result.sentence
-    return f"differs at token {result.differs_at}: was “{result.was.text}”, now “{result.now.text}”"
+    apart = f"{abs(result.gap):.3g} apart in log-probability"
+    return f"differs at token {result.differs_at}: was “{result.was.text}”, now “{result.now.text}”, {apart}"

@@ -11,7 +11,7 @@ from playground.conversation import Reply, Turn, split_reasoning
 from playground.types import GenerationStats
 from playground.ui import texts
 from playground.ui.safe_text import escape
-from playground.ui.views.figures import plural, seconds_text
+from playground.ui.views.figures import known_text, plural, seconds_text
 from playground.ui.views.markdown import markdown_html, plain_html
 
 
@@ -99,6 +99,7 @@ def figures(reply: Reply | None) -> list[str]:
         plural(stats.completion_tokens, "token") if stats.completion_tokens else "",
         "" if speed is None else f"{speed:.1f} tokens/s",
         "" if first is None else f"first token {seconds_text(first)}",
+        known_text(stats),
         f"seed {reply.provenance.seed}" if reply.provenance else "",
         texts.FINISH["stop"] if reply.finish_reason == "stop" else "",
         f'<span title="{escape(texts.CACHED_HELP)}">{texts.CACHED}</span>' if reply.cached else "",

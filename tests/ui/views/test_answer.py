@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 
+from playground.conversation import Reply
 from playground.types import (
     GenerationEvent,
     GenerationRequest,
@@ -18,6 +19,8 @@ from playground.types import (
     Token,
 )
 from playground.ui.views.answer import Answer, answer_status
+from playground.ui.views.figures import known_text
+from playground.ui.views.turns import figures
 
 
 def an_answer(**settings) -> Answer:
@@ -57,6 +60,18 @@ def test_the_status_line_lives_while_it_runs_and_then_names_everything():
     assert 'data-state="done"' in line
     for word in ("cut at the token limit", "seed 7", "starter (base)"):
         assert word in line
+
+
+def test_the_line_says_how_much_of_the_prompt_was_known():
+    """P3, G11: why the first token came so soon; nothing where all of the prompt was read."""
+    answer = an_answer()
+    answer.fold(event("a", 11))
+    assert "known" not in answer_status(answer)
+    known = GenerationStats(2071, 11, 1.1, 0.1, 2040)
+    answer.fold(GenerationEvent(Status("generating"), stats=known))
+    words = re.sub("<[^>]*>", "", answer_status(answer))
+    assert "first token 0.10 s · 2,040 of 2,071 prompt tokens known · total 1.10 s" in words
+    assert known_text(known) in figures(Reply(ModelSpec("starter"), "stop", stats=known))
 
 
 def test_the_line_carries_the_provenance_as_json():

@@ -31,6 +31,9 @@ def test_the_meter_names_models_cache_and_free_memory():
     """P1: bytes on the device, ours among them."""
     shown = memory_meter(MemoryReport("cpu", 8 * GB, 6 * GB, 24_000_000, 1_000_000, 1_500_000, 900_000_000))
     assert "Models <b>25 MB</b> · cache <b>1.5 MB</b> · free <b>6.0 GB</b>" in shown
+    kept = MemoryReport("cpu", 8 * GB, 6 * GB, 24_000_000, 0, 1_000_000, 0, reusable=6_000_000)
+    assert "cache <b>7.0 MB</b>" in memory_meter(kept)
+    assert "--ours:0.004" in memory_meter(kept)
     assert "cache <b>0</b>" in memory_meter(MemoryReport("cpu", 8 * GB, 6 * GB, 24_000_000, 0, 0, 0))
     assert "No model in memory" in memory_meter(MemoryReport("cpu", 8 * GB, 6 * GB, 0, 0, 0, 0))
     assert memory_meter(MemoryReport("cpu", 0, 0, 0, 0, 0, 0)) == ""
@@ -40,12 +43,13 @@ def test_the_figures_name_each_model_and_each_adapter():
     """P1: what holds how much, one by one, and what is at work now; names are escaped."""
     pirate = LoadedAdapter("<pirate>", "/a/pirate", "0", 300_000, False, True)
     resident = ResidentInfo("/m", "/m", "none", "float32", "cpu", 6, 24_000_000, 1024, 0.0, "", (pirate,), rows=2)
-    report = MemoryReport("cpu", 8 * GB, 6 * GB, 24_000_000, 300_000, 1_500_000, 900_000_000)
+    report = MemoryReport("cpu", 8 * GB, 6 * GB, 24_000_000, 300_000, 1_500_000, 900_000_000, 3_100_000)
     shown = memory_figures(report, (resident,), {"/m": "starter"})
     for figure in (
         "starter <small>float32 · 2 requests now</small></th><td>24 MB",
         "&lt;pirate&gt; <small>adapter</small></th><td>300 kB",
         "<td>1.5 MB</td>",
+        "Kept for reuse <small>from texts read before; makes way for others</small></th><td>3.1 MB</td>",
         "<td>900 MB</td>",
         "<td>6.0 GB of 8.0 GB</td>",
     ):

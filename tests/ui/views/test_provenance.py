@@ -74,7 +74,7 @@ def test_a_replay_is_identical_or_says_where_it_parted_and_what_has_changed():
         False, 12, Token(1, " <cat>", -1.0), Token(2, " dog", -1.01), 0.01, True, ("The dtype was float32.",)
     )
     shown = replay_said("Answer 2", parted)
-    assert "Answer 2: differs at token 12: was “ &lt;cat&gt;”, now “ dog”." in shown
+    assert "Answer 2: differs at token 12: was “ &lt;cat&gt;”, now “ dog”, 0.01 apart in log-probability." in shown
     assert texts.WITHIN_ROUNDING in shown
     assert "<li>The dtype was float32.</li>" in shown
     ended = ReplayResult(False, 3, None, None, None, False, (), "the replay ended there, the answer did not")
