@@ -119,18 +119,10 @@ def _composed(config: AppConfig, identity: Identity, store: Store) -> Playground
     from playground.api import create_app
     from playground.gate import Gate
     from playground.local_inference import LocalInference
-    from playground.services.assembly import Services
+    from playground.services.assembly import Services, engine_options
     from playground.ui.app import build, launch_options
 
-    engine = LocalInference(
-        memory_budget=config.memory_budget,
-        prefix_budget=config.prefix_budget,
-        private_prefixes=config.is_shared,
-        keep_alive=config.keep_alive,
-        adapter_roots=config.adapter_roots,
-        pickles=config.converted,
-        measured=config.measured,
-    )
+    engine = LocalInference(**engine_options(config))
     services = Services.over(engine, config, store)
     api = create_app(config, services)
     demo = build(config, services, may_sign_in=identity.offers_login)
@@ -255,7 +247,7 @@ def arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "--memory-budget", metavar="SIZE", help='what all models may take: auto, "8 GB", or a share: 0.5'
     )
     parser.add_argument(
-        "--prefix-budget", metavar="SIZE", help='what models may keep of texts they have read: "2 GB", a share, or off'
+        "--prefix-budget", metavar="SIZE", help='what may be kept of texts that were read: "2 GB", a share: 0.1, or off'
     )
     parser.add_argument("--keep-alive", metavar="SECONDS", help="unload a model that was unused for so long (0: never)")
     parser.add_argument("--preload", action="store_true", default=None, help="load the first model once the page is up")

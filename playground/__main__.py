@@ -21,6 +21,7 @@ from playground.config import ROOT, AppConfig, environment_overrides, load_confi
 from playground.errors import InvalidRequest, ModelNotFound, PlaygroundError
 from playground.local_inference import LocalInference
 from playground.local_inference.adapters import AdapterReport, short
+from playground.services.assembly import engine_options
 from playground.services.exports import Exports, MergedDtype
 from playground.services.generation import Generation
 from playground.services.models import Models
@@ -55,7 +56,7 @@ _KINDS: dict[type, type] = {int: int, float: float, str: str}
 def opened(config: AppConfig) -> Iterator[tuple[Models, Generation]]:
     """The services over an engine that is closed at the end."""
     measured = config.measured if config.data_dir.is_dir() else None  # one answer in a terminal leaves no folder behind
-    engine = LocalInference(adapter_roots=config.adapter_roots, pickles=config.converted, measured=measured)
+    engine = LocalInference(**engine_options(config) | {"measured": measured})
     with closing(engine):
         yield Models(engine, config, Runs(config)), Generation(engine)
 

@@ -193,7 +193,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         dtype=check.one_of("dtype", merged.get("dtype", "auto"), DTYPES),
         quantization=check.one_of("quantization", merged.get("quantization", "auto"), QUANTIZATIONS),
         memory_budget=check.memory_budget(merged.get("memory_budget", "auto")),
-        prefix_budget=check.prefix_budget(merged.get("prefix_budget", 0.1)),
+        prefix_budget=check.prefix_budget(merged.get("prefix_budget", AppConfig.prefix_budget)),
         keep_alive=check.seconds("keep_alive", merged.get("keep_alive", 0)),
         models=models,
         adapters=adapters,

@@ -635,8 +635,8 @@ class ResidentInfo:
 class MemoryReport:
     """Bytes on the engine's device: total and free as the system reports them, and what of it is ours.
 
-    ``kv_cache`` is what rows hold that are being answered, ``reusable`` what earlier texts left for later ones, which makes
-    way for anything else.
+    ``kv_cache`` is what rows hold that are being answered, ``reusable`` what earlier texts left for later ones
+    and copies of weights, which make way for anything else.
     """
 
     device: str

@@ -410,9 +410,17 @@ def test_every_setting_is_an_option_of_generate(capsys):
         assert f"--{name.replace('_', '-')}" in shown
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_where_strangers_come_their_prompts_are_kept_apart(monkeypatch, tmp_path, shared):
-    """G11: with the pages and without them; among this machine's own people everything that was read serves everybody."""
+@pytest.mark.parametrize(
+    ("changes", "private"),
+    [
+        ({"free_paths": True}, False),
+        ({"free_paths": False}, True),
+        ({"free_paths": True, "api_keys": ("k" * 30,)}, True),
+    ],
+    ids=["one person", "strangers", "keys"],
+)
+def test_where_people_are_told_apart_so_are_their_prompts(monkeypatch, tmp_path, changes, private):
+    """G11: with the pages and without them; where there is one person everything that was read serves everything."""
     import app
     from playground import api
 
@@ -424,9 +432,9 @@ def test_where_strangers_come_their_prompts_are_kept_apart(monkeypatch, tmp_path
 
     monkeypatch.setattr("playground.api.LocalInference", engine)
     monkeypatch.setattr("playground.local_inference.LocalInference", engine)
-    config = replace(load_config(overrides={"data_dir": tmp_path}), free_paths=not shared)
+    config = replace(load_config(overrides={"data_dir": tmp_path}), **changes)
     for compose in (lambda: api.create_app(config), lambda: app._composed(config, None, None)):
-        with pytest.raises(Made, match=str(shared)):
+        with pytest.raises(Made, match=str(private)):
             compose()
 
 

@@ -28,7 +28,7 @@ from playground.api.stopping import Stopping
 from playground.config import AppConfig, environment_overrides, load_config, prepare_process
 from playground.gate import Gate, Identity, journal
 from playground.local_inference import LocalInference
-from playground.services.assembly import Services
+from playground.services.assembly import Services, engine_options
 from playground.store import Store
 
 DESCRIPTION = """
@@ -57,15 +57,7 @@ def create_app(config: AppConfig | None = None, services: Services | None = None
 def _alone(config: AppConfig | None) -> FastAPI:
     prepare_process()
     config = config or load_config(overrides=environment_overrides())
-    engine = LocalInference(
-        memory_budget=config.memory_budget,
-        prefix_budget=config.prefix_budget,
-        private_prefixes=config.is_shared,
-        keep_alive=config.keep_alive,
-        adapter_roots=config.adapter_roots,
-        pickles=config.converted,
-        measured=config.measured,
-    )
+    engine = LocalInference(**engine_options(config))
     identity = Identity(config)
     with ExitStack() as given_up:
         store = Store.open(config.data_dir / "history")

@@ -94,7 +94,8 @@ class DecodeState:
 
     def cache_bytes(self) -> int:
         """Bytes of the keys and values (and recurrent states) that this row holds."""
-        held = [*tensors_in(self.cache), *(self.reading.planes if self.reading else ())]
+        reading = self.reading  # the compute thread may take it away meanwhile
+        held = [*tensors_in(self.cache), *(reading.planes if reading else ())]
         own: int = self.own_slots.bytes() if self.own_slots else 0
         return own + sum(int(tensor.numel() * tensor.element_size()) for tensor in held)
 
@@ -135,9 +136,10 @@ def next_logits_together(
             **places(model, lengths),
             **masks.options(slab, lengths),
         )
-    for slot in slab.slots:
+    logits: torch.Tensor = output.logits[:, -1].float().cpu()
+    for slot in slab.slots:  # last: where anything before it fails, nothing has been read
         slot.length += 1
-    return output.logits[:, -1].float().cpu()
+    return logits
 
 
 class Words:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import queue
@@ -153,12 +154,15 @@ class StepLoop:
         try:
             step(row)
         except Exception as error:
+            if self._unsettled:  # no slot can be trusted any more, and all rows are given up
+                raise
             self._fail(row, explain(error))
 
     def _fail(self, row: Row, failure: PlaygroundError) -> None:
         """End ``row`` with ``failure``; where only the memory ran out, its text so far is as good as any."""
         if isinstance(failure, OutOfMemory) and row.state is not None:
-            row.say(row.state.text.flush())
+            with contextlib.suppress(Exception):  # decoding it may run out as well
+                row.say(row.state.text.flush())
         self._end(row, lambda row: row.fail(failure))
 
     def _end(self, row: Row, settle: Callable[[Row], None]) -> None:
@@ -279,25 +283,41 @@ class StepLoop:
         try:
             everyone, logits = self._logits(resident, decoding, pieces)
         except Exception as error:
-            # Those that decode go first: a prompt that is whole takes a slot beside theirs.
-            parts: list[tuple[list[Row], list[tuple[Row, list[int]]]]] = [(decoding, [])] if decoding else []
-            parts += [([], [piece]) for piece in pieces]
-            if len(parts) == 1 and len(decoding) > 1 and ran_out(error):  # the longest is what it was too much for
-                most = longest(decoding)
-                self._fail(most, explain(error))
-                self._pass(resident, [row for row in decoding if row is not most], [])
-                return
-            if len(parts) == 1:
-                self._fail_all(decoding + [row for row, _ in pieces], explain(error))
-                return
-            _log.warning("a pass of several rows failed; they are tried apart", exc_info=error)
-            for rows, some in parts:
-                self._pass(resident, rows, some)
+            short, failure = ran_out(error), explain(error)
+        else:
+            try:
+                self._follow(everyone, pieces, logits)
+            except Exception as error:  # counted already, so not to be repeated
+                self._fail_all(everyone, explain(error))
             return
-        try:
-            self._follow(everyone, pieces, logits)
-        except Exception as error:  # counted already, so not to be repeated
-            self._fail_all(everyone, explain(error))
+        # Out here nothing holds the numbers of the pass that failed.
+        self._try_again(resident, decoding, pieces, failure, short=short)
+
+    def _try_again(
+        self,
+        resident: Resident,
+        decoding: list[Row],
+        pieces: list[tuple[Row, list[int]]],
+        failure: PlaygroundError,
+        *,
+        short: bool,
+    ) -> None:
+        """After a pass that failed: once more with more memory, else in parts, else without the longest row."""
+        everyone = decoding + [row for row, _ in pieces]
+        if short and self._memory.relieve(everyone[0]):
+            self._pass(resident, decoding, pieces)
+        elif (decoding and pieces) or len(pieces) > 1:
+            # Those that decode go first: a prompt that is whole takes a slot beside theirs.
+            if decoding:
+                self._pass(resident, decoding, [])
+            for piece in pieces:
+                self._pass(resident, [], [piece])
+        elif short and len(decoding) > 1:  # the longest is what it was too much for
+            most = longest(decoding)
+            self._fail(most, failure)
+            self._pass(resident, [row for row in decoding if row is not most], [])
+        else:
+            self._fail_all(everyone, failure)
 
     def _begin(self, row: Row, ahead: Sequence[Row]) -> None:
         """Give ``row`` its state, what is known of its prompt read already; not while it waits for one ``ahead`` of it."""
@@ -396,8 +416,9 @@ class StepLoop:
                     )
             except Exception as error:  # a step that fails as a whole
                 # Out of memory the longest is what it was too much for; the others try again, where nothing is changed yet.
-                again = ran_out(error) and len(members) > 1 and not slab.states
-                self._fail_all([longest(members)] if again else members, explain(error))
+                again = ran_out(error) and not slab.states
+                if not (again and self._memory.relieve(members[0])):
+                    self._fail_all([longest(members)] if again else members, explain(error))
                 continue
             try:
                 self._choose(members, logits)

@@ -38,7 +38,7 @@ _LOOK_S = 0.02
 # And how often one who waits for the compute thread looks whether it still runs, and whether the result is still wanted.
 _LOOK_AGAIN_S = 0.2
 # What is kept for reuse, for a person.
-_KEPT = "what earlier answers left for later ones"
+_KEPT = "caches of earlier answers"
 # Collecting garbage takes a third of a second; a base of fewer bytes than this leaves too little behind to be worth it.
 _WORTH_COLLECTING = 50_000_000
 
@@ -190,7 +190,7 @@ class Machinery:
     def memories(self, rows: Collection[Row]) -> list[MemoryReport]:
         """Every memory that a model lies in, the one with most of them first, and what of each is ours."""
         residents = self.residents.all()
-        own = [(row.resident, row.state) for row in rows if row.state is not None]
+        own = [(row.resident, state) for row in rows if (state := row.state) is not None]
         found: dict[str, list[int]] = {}
         for resident in residents:
             for where, count in resident.loaded.shares.items():

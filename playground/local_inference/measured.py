@@ -71,6 +71,7 @@ class Measured:
         return value
 
 
+# One for the process: what is timed is the machine, whichever engine asks; the first data directory that is named keeps it.
 measured = Measured()
 
 

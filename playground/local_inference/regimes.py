@@ -83,7 +83,7 @@ class Regimes:
         """
         before = [(module.rope_type, module.inv_freq, module.max_seq_len_cached) for module in self._modules]
         for module, factors in zip(self._modules, self._factors, strict=False):
-            module.inv_freq.copy_(factors[regime])
+            module.inv_freq = factors[regime]  # another tensor: the old one may be the factors that the model keeps
             module.rope_type = _HELD
         if not self._factors:  # dynamic: from the beginning, so that it grows to this row's own length and no other's
             for module in self._modules:

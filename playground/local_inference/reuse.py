@@ -50,6 +50,13 @@ def take_up(row: Row) -> None:
     """Begin with what is known of the row's prompt: then only the rest of it is read, at least its last token."""
     if not reuses(row):
         return
+    try:
+        _take_up(row)
+    except Exception as error:  # it was to save time: then the whole prompt is read
+        _give_up(row, error)
+
+
+def _take_up(row: Row) -> None:
     resident, state, ids = row.resident, row.state, row.prompt.token_ids  # type: ignore[union-attr]
     match = _find(row)
     if resident.whole_prompts and match and (len(ids) - match.positions) * _ALONE_COSTS > len(ids):
@@ -77,11 +84,15 @@ def remember(row: Row) -> None:
         contents = _contents(row)
         if contents is not None and contents.positions:
             _keep(row, contents)
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
-            raise
-        _log.warning("no memory to keep what was read; all that was kept is given up", exc_info=error)
-        row.resident.prefixes.clear()
+    except Exception as error:  # the answer is good, whatever becomes of this
+        _give_up(row, error)
+
+
+def _give_up(row: Row, error: Exception) -> None:
+    """Drop all that is kept: a tree that was being changed may be wrong."""
+    short = "no memory to keep" if ran_out(error) else "a fault in keeping"
+    _log.warning("%s what was read; all that was kept is given up", short, exc_info=error)
+    row.resident.prefixes.clear()
 
 
 def waits(row: Row, ahead: Sequence[Row]) -> bool:
@@ -93,7 +104,7 @@ def waits(row: Row, ahead: Sequence[Row]) -> bool:
             row.behind, row.in_common = _most_in_common(row, ahead)
             if row.behind is None:
                 return False
-            row.report(Status("prefilling", "waiting for an answer that begins alike to read what they share"))
+            row.report(Status("prefilling", "waiting while another answer reads the beginning that both prompts share"))
         if _reading(row.behind):
             if _read(row.behind) < row.in_common:
                 return True

@@ -138,7 +138,7 @@ def cache_options(model: Any, cache: Any) -> dict[str, Any]:
 def tensors_in(cache: Any) -> list[torch.Tensor]:
     """Everything that ``cache`` holds, transformers' own or a list of states; each tensor once."""
     found: dict[int, torch.Tensor] = {}
-    values = [value for layer in getattr(cache, "layers", None) or () for value in vars(layer).values()]
+    values = [value for layer in getattr(cache, "layers", None) or () for value in list(vars(layer).values())]
     for value in [*values, cache]:
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
         found |= {id(tensor): tensor for tensor in inner if isinstance(tensor, torch.Tensor)}

@@ -27,6 +27,8 @@ from playground.local_inference.slots import bucket
 _SHARE_FOR_ROWS = 0.5
 # For so long a row that does not fit is not looked at again, and what was measured as free is believed.
 _LOOK_AGAIN_S = 0.05
+# How much of what is idle makes way at once where a pass has run out, whose own numbers nobody has reckoned.
+_RELIEF = 256_000_000
 # What a pass joins of an adapter takes about so many times the adapter's bytes: B is wider for linears side by side.
 _JOINED = 2
 _REMEDY = "Ask for fewer tokens (max_new_tokens), shorten the prompt, or unload another model."
@@ -79,7 +81,7 @@ class RowMemory:
     def __init__(self, room: memory.Room | None = None) -> None:
         """``room`` is what models and rows have together; the whole device where none is given."""
         self._room = room or memory.Room()
-        self._denied: tuple[Row | None, tuple[Row, ...], float] = (None, (), 0.0)
+        self._denied: tuple[int, tuple[int, ...], float] = (0, (), 0.0)  # ids: rows keep their model in memory
         self._known: dict[str, tuple[float, int]] = {}
 
     def refuse(self, row: Row) -> None:
@@ -104,15 +106,15 @@ class RowMemory:
 
         Where not, ``row.short_of`` says so. What makes way for rows counts as free.
         """
-        denied, company, when = self._denied
-        if denied is row and company == tuple(live) and time.monotonic() - when < _LOOK_AGAIN_S:
+        asked = id(row), tuple(map(id, live))
+        if asked == self._denied[:2] and time.monotonic() - self._denied[2] < _LOOK_AGAIN_S:
             return False
         device = _device(row)
         left = self._room.left(device, share=_SHARE_FOR_ROWS) + self._room.tenants.idle(device)
         if promised_bytes((*live, row), device) <= left:
             return True
         row.short_of = row.short_of or _what_is_short(row, promised_bytes(live, device), left)
-        self._denied = (row, tuple(live), time.monotonic())
+        self._denied = (*asked, time.monotonic())
         return False
 
     @contextmanager
@@ -127,6 +129,12 @@ class RowMemory:
             if not ran_out(error):
                 raise
             raise self._ran_out(row, count, self._left(device)) from error
+
+    def relieve(self, row: Row) -> bool:
+        """After a pass has run out of memory: have something that is idle make way. False where nothing is."""
+        device = _device(row)
+        memory.tidy(device)
+        return bool(self._room.tenants.evict(device, _RELIEF))
 
     def _make_way(self, row: Row, device: str, count: int) -> None:
         """Have ``count`` bytes free, what is idle being dropped for it. Raises `OutOfMemory`."""
@@ -217,10 +225,15 @@ def _taken(row: Row) -> int:
     state: Any = row.state
     if state is None:
         return 0
-    slab = state.slot.slab if state.slot else None
+    slot, reading = state.slot, state.reading  # the compute thread may take them away meanwhile
+    slab = slot.slab if slot else None
     if slab is not None:
         return int(row.resident.row_bytes(slab.capacity))
-    return int(row.resident.row_bytes(state.reading.read if state.reading else state.read))
+    if reading is None:
+        return int(row.resident.row_bytes(state.read))
+    # A GPU's memory is taken at once, the machine's when it is written.
+    positions = reading.read if _device(row) == "cpu" else int(reading.planes[0].shape[0])
+    return min(int(row.resident.row_bytes(positions)), most_bytes(row))
 
 
 def _to_join(rows: Sequence[Row]) -> int:

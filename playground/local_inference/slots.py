@@ -87,19 +87,27 @@ class Slab:
 
     def remove(self, slot: Slot) -> None:
         """Free ``slot``: the last live one takes its place."""
-        self.vacate(slot.index)
+        self.vacate(slot.index, slot.length + 1)
         slot.slab = None
 
-    def vacate(self, index: int) -> None:
-        """Free the place at ``index``, wherever the slot that was there is now."""
+    def vacate(self, index: int, filled: int) -> None:
+        """Free the place at ``index``, of which ``filled`` positions were written, wherever the slot from there is now.
+
+        What is left behind is wiped: masks hide numbers from a later row, and not what a broken adapter left, NaN.
+        """
         last = self.slots.pop()
         if index < (end := len(self.slots)):
             for plane in self.planes:
                 plane[index, : last.length] = plane[end, : last.length]
+                plane[index, last.length : filled].zero_()
+                plane[end, : last.length + 1].zero_()
             for states in self.states:
                 states[index] = states[end]
             self.slots[index] = last
             last.index = index
+        else:
+            for plane in self.planes:
+                plane[index, :filled].zero_()
         if not self.slots:
             self.planes.clear()
             self.states.clear()
@@ -223,7 +231,7 @@ class SlotCache:
         with torch.inference_mode():
             source, left = old.contents(slot), slot.index
             self._slab(source, slot.regime).add(slot, source)
-            old.vacate(left)
+            old.vacate(left, slot.length + 1)
 
     def needs(self, source: Contents, regime: int = 0) -> int:
         """Bytes that a slot for ``source`` takes; 0 where one lies empty, or it is one already."""

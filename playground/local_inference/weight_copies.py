@@ -8,6 +8,9 @@ the matrices of adapters that were joined for a company of rows, after a few pas
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from playground.local_inference.measured import measured, seconds, shape_key
+
+_log = logging.getLogger(__name__)
 
 Linear = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
 
@@ -32,6 +37,8 @@ _WORTH_IT = 0.9
 _TRIES = 3
 # A company's matrices are copied in so many passes from when they were first used: a copy pays after about a dozen.
 _PASSES = 8
+# After there was no room, for so long nobody looks.
+_LOOK_AGAIN_S = 1.0
 
 
 @dataclass
@@ -53,6 +60,7 @@ class WeightCopies:
         self._passing: dict[int, _Passing] = {}  # by the id of a matrix, for as long as it lives
         self._granted = 0  # bytes that passing ones may take before the memory is looked at again
         self._own_bytes = 0
+        self._not_before = 0.0  # when the memory may be looked at again, on the monotonic clock
         self.spare: Callable[[], int] = lambda: 0
 
     @property
@@ -62,7 +70,7 @@ class WeightCopies:
 
     def linear_for(self, rows: int, tokens: int) -> Linear:
         """What computes the linears of a pass of ``tokens``, ``rows`` of them of rows that decode."""
-        if rows >= _WORTH_MAKING and len(self._copies) < len(self._weights):
+        if rows >= _WORTH_MAKING and len(self._copies) < len(self._weights) and time.monotonic() >= self._not_before:
             self._make()
         return self._linear if self._copies and tokens >= _WORTH_USING else F.linear
 
@@ -70,7 +78,7 @@ class WeightCopies:
         """Give all copies up; returns the bytes that came back."""
         count, self._own_bytes, self._granted = self.bytes, 0, 0
         self._copies.clear()
-        for one in self._passing.values():
+        for one in list(self._passing.values()):
             one.copy, one.bytes, one.used = None, 0, 0
         return count
 
@@ -95,12 +103,24 @@ class WeightCopies:
         return torch.ops.mkldnn._linear_pointwise(x, copy, bias, "none", [], "")
 
     def _make(self) -> None:
-        """Some more copies, where there is room for all that are missing."""
+        """Some more copies, where there is room for all that are missing; without them answers are the same."""
+        try:
+            self._make_some()
+        except (RuntimeError, MemoryError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        _log.warning("weights cannot be kept in oneDNN's order; they are used as they are", exc_info=error)
+        self.drop()
+        self._weights, self._not_before = [], math.inf
+
+    def _make_some(self) -> None:
         missing = [weight for weight in self._weights if weight.data_ptr() not in self._copies]
         if not _faster(max(self._weights, key=torch.Tensor.numel)):
             self._weights = []
             return
         if self.spare() < _FREE_FOR_EACH * sum(map(_bytes, missing)):
+            self._not_before = time.monotonic() + _LOOK_AGAIN_S
             return
         taken = 0.0
         while missing and taken < _PASS_SECONDS:
@@ -119,16 +139,22 @@ class WeightCopies:
             weakref.finalize(weight, self._passing.pop, id(weight), None).atexit = False
         known.used += 1
         if known.copy is None and known.used % _PASSES == 0 and _may_be_copied(weight) and self._granted_for(weight):
-            known.copy, known.bytes = _reordered(weight), _bytes(weight)
+            try:
+                known.copy, known.bytes = _reordered(weight), _bytes(weight)
+            except (RuntimeError, MemoryError) as error:
+                self._give_up(error)
         return known.copy
 
     def _granted_for(self, weight: torch.Tensor) -> bool:
         """Whether there is room for a copy; looked at once for many."""
         count = _bytes(weight)
-        if self._granted < count:
+        if self._granted < count and time.monotonic() >= self._not_before:
             self._granted = self.spare() // _FREE_FOR_EACH
+        if self._granted < count:
+            self._not_before = max(self._not_before, time.monotonic() + _LOOK_AGAIN_S)
+            return False
         self._granted -= count
-        return self._granted >= 0
+        return True
 
 
 def _may_be_copied(weight: torch.Tensor) -> bool:
@@ -149,7 +175,9 @@ def _bytes(weight: torch.Tensor) -> int:
 
 def _faster(weight: torch.Tensor) -> bool:
     """Whether the copies pay on this machine, for weights of this shape: timed once."""
-    return bool(measured.recall(shape_key("weight copies", tuple(weight.shape)), lambda: _gain(weight) < _WORTH_IT))
+    return bool(
+        measured.recall(f"weight copies, bfloat16, {shape_key(tuple(weight.shape))}", lambda: _gain(weight) < _WORTH_IT)
+    )
 
 
 def _gain(weight: torch.Tensor) -> float:

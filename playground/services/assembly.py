@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from playground.config import AppConfig
 from playground.local_inference import LocalInference
@@ -26,6 +27,22 @@ from playground.services.samples import Samples
 from playground.services.trials import Trials
 from playground.services.uploads import Uploads
 from playground.store import Store
+
+
+def engine_options(config: AppConfig) -> dict[str, Any]:
+    """What `LocalInference` is made with: everything that the configuration says of the engine.
+
+    What one person's prompts left is kept from the others wherever the app tells people apart.
+    """
+    return {
+        "memory_budget": config.memory_budget,
+        "prefix_budget": config.prefix_budget,
+        "private_prefixes": config.is_shared or config.needs_key,
+        "keep_alive": config.keep_alive,
+        "adapter_roots": config.adapter_roots,
+        "pickles": config.converted,
+        "measured": config.measured,
+    }
 
 
 @dataclass(frozen=True)

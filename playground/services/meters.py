@@ -62,7 +62,7 @@ class Meters:
         )  # fmt: skip
         self._prompt = Counter("playground_prompt_tokens", "Tokens of the prompts.", ["model"], registry=self.registry)
         self._reused = Counter(
-            "playground_reused_prompt_tokens", "Those of them that were known already and not read anew.",
+            "playground_reused_prompt_tokens", "Tokens of the prompts that were known already and not read anew.",
             ["model"], registry=self.registry,
         )  # fmt: skip
         self._completion = Counter(

@@ -23,7 +23,7 @@ FINISH_HELP = {
     "cancelled": "Stopped before it was finished; the text so far stays.",
 }
 
-KNOWN = "{reused:,} of {prompt:,} prompt tokens known"
+KNOWN = "{reused:,} of {prompt:,} prompt tokens already read"
 KNOWN_HELP = "The model had read these before with the same adapters, so it began with the rest of the prompt."
 CACHED = "kept from before"
 CACHED_HELP = (

@@ -136,7 +136,7 @@ def test_transformers_pass_leaves_nothing_behind_on_the_cpu(
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("wrap", [_on_another, _on_two], ids=["one", "two"])
 @pytest.mark.parametrize("own", [True, False], ids=["own", "transformers"])
-def test_adapters_of_every_kind_are_put_where_the_model_is(
+def test_dora_pissa_soft_prompts_and_ia3_are_put_where_the_model_is(
     engine: Any,
     shadow: None,
     monkeypatch: pytest.MonkeyPatch,

@@ -118,7 +118,7 @@ def test_strangers_that_come_together_wait_for_the_system_prompt_alone(
 
 @pytest.mark.long
 @pytest.mark.parametrize("family", ["mistral", "qwen3_5_text"])
-def test_models_of_every_sort_keep_users_apart(
+def test_windows_and_recurrent_layers_keep_users_apart(
     family: str, private: LocalInference, plain: LocalInference, tmp_path: Path
 ) -> None:
     """G11, G13: a recurrent state after the system prompt is copied there, for all; later ones are their user's own."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +192,39 @@ def test_what_fits_later_waits_and_says_why(house: Any) -> None:
     assert rows.fits(row, [])
     assert rows.fits(row, [*live, _decoding(_row(1, 1), 256)])
     assert not rows.fits(row, [*live, _decoding(_row(100, 900), 256)]), "a live row will still grow"
+
+
+def test_who_could_not_join_once_is_not_kept_for_that(house: Any) -> None:
+    """G1, G12: a row holds its model, whose memory must come back when it is unloaded."""
+    _, rows = house(1500)
+    live, row = [_decoding(_row(100, 100), 256)], _row(100, 400)
+    assert not rows.fits(row, live)
+    gone = [weakref.ref(row.resident), weakref.ref(live[0].resident)]
+    live.clear()
+    del row
+    gc.collect()
+    assert [one() for one in gone] == [None, None]
+
+
+def test_a_pass_that_ran_out_is_tried_again_with_what_was_kept_given_up(
+    wide: Path, engine: LocalInference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G11: nobody's answer ends while something idle could have made way."""
+    from playground.local_inference.resident import Resident
+
+    request = _ask(wide, 40, 12)
+    whole = ids_of(events_of(engine, request))
+    resident = engine._machinery.residents.all()[0]  # type: ignore[union-attr]
+    original = Resident.packed_step
+    assert resident.prefixes.bytes
+
+    def step(held: Any, slabs: Any, *args: Any, **options: Any) -> Any:
+        if held.prefixes.bytes:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+        return original(held, slabs, *args, **options)
+
+    monkeypatch.setattr(Resident, "packed_step", step)
+    assert ids_of(events_of(engine, request)) == whole
 
 
 def test_room_is_made_before_a_row_takes_it(house: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -83,6 +84,19 @@ def test_a_row_that_outgrows_its_bucket_moves_to_the_next() -> None:
     _step(cache, {slot: 1.0})
     assert slot.slab.capacity == 2 * SMALLEST_BUCKET
     assert _holds(slot, 1.0)
+
+
+@pytest.mark.parametrize("leaves", [0, 1, 2])
+def test_what_a_broken_row_left_does_not_reach_the_next_one(leaves: int) -> None:
+    """G2, G11: an adapter may compute NaN, which no mask hides; neither its place nor where it was moved from keeps it."""
+    cache = SlotCache()
+    rows = [cache.join(_prefilled(60, 1.0)), cache.join(_prefilled(200, math.nan)), cache.join(_prefilled(80, 3.0))]
+    cache.leave(rows[leaves])
+    if leaves != 1:
+        cache.leave(rows[1])
+    next_one = cache.join(_prefilled(5, 4.0))
+    assert next_one.slab is not None
+    assert all(bool(plane.isfinite().all()) for plane in next_one.slab.planes)
 
 
 def test_the_memory_comes_back_when_the_last_row_leaves() -> None:

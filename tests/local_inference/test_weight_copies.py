@@ -55,8 +55,11 @@ def test_with_copies_rows_get_the_logits_that_they_get_without(packed: PackedMod
 
 
 @needs_bf16
-def test_copies_are_made_only_where_several_rows_decode_and_the_memory_is_spare(packed: PackedModel) -> None:
+def test_copies_are_made_only_where_several_rows_decode_and_the_memory_is_spare(
+    packed: PackedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """G11, G12: and given back when they must make way."""
+    monkeypatch.setattr(weight_copies, "_LOOK_AGAIN_S", 0.0)
     _decode(packed, 4, copies=True)
     assert packed.copies.bytes == 0
     packed.copies.spare = lambda: 1 << 30
@@ -111,4 +114,24 @@ def test_joined_adapters_are_read_in_that_order_too_and_leave_it_when_they_go(pa
     packed.copies.spare = lambda: 0
     for _ in range(20):
         packed.copies.added(base, reduced, b)
+    assert packed.copies.bytes == 0
+
+
+@needs_bf16
+def test_where_they_cannot_be_made_answers_are_computed_without(
+    packed: PackedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G11: nobody's answer ends for something that only saves time, and it is not tried for ever."""
+    plain, tried = _decode(packed, 4, copies=False), []
+
+    def fails(weight: torch.Tensor) -> None:
+        tried.append(weight)
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(weight_copies, "_reordered", fails)
+    monkeypatch.setattr(weight_copies, "_faster", lambda weight: True)
+    packed.copies.spare = lambda: 1 << 30
+    for _ in range(2):
+        torch.testing.assert_close(_decode(packed, 4, copies=True), plain, rtol=0, atol=0)
+    assert len(tried) == 1
     assert packed.copies.bytes == 0

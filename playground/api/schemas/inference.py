@@ -311,7 +311,7 @@ class Told(BaseModel):
         description="From the request's arrival to the last token, loading included."
     )
     tokens_generated: int
-    prompt_tokens: int = Field(description="The prompt's length as the model read it.")
+    prompt_tokens: int = Field(description="The prompt's length in tokens.")
     reused_tokens: int = Field(
         description="How many of them were not read anew: the model had read them before, with the same adapters."
     )

@@ -58,7 +58,11 @@ def memory_figures(report: MemoryReport, residents: Sequence[ResidentInfo], name
     rows = [row for resident in residents for row in _resident_rows(resident, names)] or [_row("No model", "", "")]
     rows += [
         _row("Cache", "keys and values of the answers being written", bytes_text(report.kv_cache), "total"),
-        _row("Kept for reuse", "from texts read before; makes way for others", bytes_text(report.reusable)),
+        _row(
+            "Kept for reuse",
+            "earlier texts, and weights in a faster order; makes way",
+            bytes_text(report.reusable),
+        ),
         _row("This program", "all of it, in main memory", bytes_text(report.process)),
         _row("Free", f"on {report.device}", f"{bytes_text(report.free)} of {bytes_text(report.total)}"),
     ]

@@ -70,7 +70,7 @@ def test_the_line_says_how_much_of_the_prompt_was_known():
     known = GenerationStats(2071, 11, 1.1, 0.1, 2040)
     answer.fold(GenerationEvent(Status("generating"), stats=known))
     words = re.sub("<[^>]*>", "", answer_status(answer))
-    assert "first token 0.10 s · 2,040 of 2,071 prompt tokens known · total 1.10 s" in words
+    assert "first token 0.10 s · 2,040 of 2,071 prompt tokens already read · total 1.10 s" in words
     assert known_text(known) in figures(Reply(ModelSpec("starter"), "stop", stats=known))
 
 
