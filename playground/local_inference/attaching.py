@@ -163,7 +163,7 @@ def _lora(
         )
     if not plain:
         return None
-    dtype = resident.model.dtype if resident.model.dtype.is_floating_point else torch.float32
+    dtype = resident.dtype if resident.dtype.is_floating_point else torch.float32
     if not init:
         return read_weights(folder, config, resident.modules, dtype, naming)
 

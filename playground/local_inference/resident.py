@@ -139,6 +139,8 @@ class Resident:
         # As they are without any adapter: adapters are read while another one is on the base for its turn.
         self.modules = dict(self.model.named_modules())
         self.embeddings = self.model.get_input_embeddings().weight
+        # transformers looks through the modules for it, which PEFT changes while other threads ask.
+        self.dtype: torch.dtype = self.model.dtype
         self.vocabulary = int(self.embeddings.shape[0])
         self._switch = Switch(self.model)
         self._turn = PeftTurn(self.model, self.vocabulary, self.loaded.idle, reads_more=bool(self.loaded.unread))
@@ -212,8 +214,7 @@ class Resident:
         """What a row of that many positions takes, states and all; 0 where the architecture does not tell."""
         if self.form.ours:
             return self.form.position_bytes * positions + self.form.state_bytes
-        width = torch.empty(0, dtype=self.model.dtype).element_size()
-        return int(row_elements(self.model.config.get_text_config()) * width * positions)
+        return int(row_elements(self.model.config.get_text_config()) * self.dtype.itemsize * positions)
 
     def naming(self, tensors: Collection[str]) -> Naming:
         """How the ``tensors`` of an adapter's file are named on this base."""
@@ -401,7 +402,7 @@ class Resident:
     def info(self) -> ResidentInfo:
         """What is in memory, for people."""
         plan = self.loaded.plan
-        dtype = str(self.model.dtype).removeprefix("torch.")
+        dtype = str(self.dtype).removeprefix("torch.")
         return ResidentInfo(
             base=self.base,
             path=str(self.loaded.path),
