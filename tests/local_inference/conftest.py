@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,17 @@ def at_once(run: Callable[[int], None], count: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def answers_of(inference: LocalInference, requests: Sequence[GenerationRequest]) -> list[list[int]]:
+    """The ids of all answers, asked for at once."""
+    found: list[list[int]] = [[] for _ in requests]
+
+    def run(at: int) -> None:
+        found[at] = [token.id for event in inference.stream(requests[at]) for token in event.tokens]
+
+    at_once(run, len(requests))
+    return found
 
 
 def unpack(monkeypatch: pytest.MonkeyPatch, resident: Resident) -> None:

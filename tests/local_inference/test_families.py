@@ -16,7 +16,7 @@ from playground.errors import AdapterInvalid, ModelUnsupported
 from playground.local_inference import LocalInference
 from playground.types import GenerationRequest, GenerationSettings, ModelSpec
 
-from .conftest import STARTER, at_once, greedy_ids
+from .conftest import STARTER, answers_of, greedy_ids
 from .family_maker import ALONE, FAMILIES, TARGETS, make_family
 
 # The others are run at leisure (make test-long); these cover every form of mask, cache and rotary regime.
@@ -37,17 +37,6 @@ def _requests(base: Path, adapters: Sequence[tuple[tuple[str, float], ...]]) -> 
 
 def _plain(base: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-
-
-def _answers(inference: LocalInference, requests: Sequence[GenerationRequest]) -> list[list[int]]:
-    """The ids of all answers, asked for at once."""
-    found: list[list[int]] = [[] for _ in requests]
-
-    def run(at: int) -> None:
-        found[at] = [token.id for event in inference.stream(requests[at]) for token in event.tokens]
-
-    at_once(run, len(requests))
-    return found
 
 
 def _rows_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -92,7 +81,7 @@ def test_a_family_answers_mixed_with_adapters_as_plain_transformers(
         inference.load(ModelSpec(str(base), ((str(folder), 1.0),)))
     together = _rows_in_a_pass(monkeypatch)
     requests = _requests(base, [(), *(((str(folder), 1.0),) for folder in folders)])
-    assert _answers(inference, requests) == expected
+    assert answers_of(inference, requests) == expected
     (info,) = [info for info in inference.residents() if info.base == str(base)]
     (resident,) = inference._machinery.residents.find(str(base))  # type: ignore[union-attr]
     assert (info.alone_because == "") == info.together == (family not in ALONE)
@@ -137,7 +126,7 @@ def test_an_adapter_on_an_expert_that_gets_some_of_the_tokens_is_not_mixed_up(
     for request in requests:
         inference.load(request.spec)
     expected = [greedy_ids(models[at % 4], tokenizer(prompt)["input_ids"], TOKENS) for at, prompt in enumerate(PROMPTS)]
-    assert _answers(inference, requests) == expected
+    assert answers_of(inference, requests) == expected
     (info,) = [info for info in inference.residents() if info.base == str(base)]
     assert info.together
     assert [adapter.exclusive for adapter in info.adapters] == [True, False, True]

@@ -15,7 +15,7 @@ from playground.errors import InvalidRequest
 from playground.local_inference import LocalInference, engine
 from playground.types import GenerationRequest, GenerationSettings, ModelSpec
 
-from .conftest import at_once, greedy_ids
+from .conftest import answers_of, greedy_ids
 from .recurrent_maker import ALONE, NO_COPIES, RECURRENT, WHOLE, make_recurrent
 
 
@@ -53,17 +53,6 @@ def _go_on(base: Path, ids: Sequence[int], **settings: Any) -> GenerationRequest
     return GenerationRequest(ModelSpec(str(base)), prompt_ids=tuple(ids), settings=chosen, template="raw")
 
 
-def _answers(inference: LocalInference, requests: Sequence[GenerationRequest]) -> list[list[int]]:
-    """The ids of all answers, asked for at once."""
-    found: list[list[int]] = [[] for _ in requests]
-
-    def run(at: int) -> None:
-        found[at] = [token.id for event in inference.stream(requests[at]) for token in event.tokens]
-
-    at_once(run, len(requests))
-    return found
-
-
 @pytest.mark.parametrize("family", _each("qwen3_5"))
 def test_rows_of_a_recurrent_family_answer_as_plain_transformers(
     inference: LocalInference,
@@ -89,7 +78,7 @@ def test_rows_of_a_recurrent_family_answer_as_plain_transformers(
         lambda model, slab, *rest: (passes.append(len(slab.slots)), together(model, slab, *rest))[1],
     )
     requests = [_ask(base, text, *some) for text in PROMPTS for some in ((), *((folder,) for folder in folders))]
-    assert _answers(inference, requests) == expected
+    assert answers_of(inference, requests) == expected
     (resident,) = inference._machinery.residents.find(str(base))  # type: ignore[union-attr]
     assert resident.batches == (not resident.alone_because) == (family not in ALONE)
     assert ("in a way of its own" in resident.alone_because) == (family in NO_COPIES)
@@ -105,10 +94,10 @@ def test_a_second_turn_goes_on_from_a_copy_of_what_the_first_left(
     """G11, G13: two users go on from the same turn, at once and otherwise, and neither sees what the other wrote."""
     base = make_recurrent(tmp_path / "base", family, len(tokenizer))
     said = tokenizer("word " * 70)["input_ids"]
-    said += _answers(inference, [_go_on(base, said)])[0]
+    said += answers_of(inference, [_go_on(base, said)])[0]
     turns = [[*said, *tokenizer(more)["input_ids"]] for more in (" and so", " but not")]
     plain = _plain(base)
-    assert _answers(inference, [_go_on(base, ids) for ids in turns]) == [
+    assert answers_of(inference, [_go_on(base, ids) for ids in turns]) == [
         greedy_ids(plain, ids, TOKENS) for ids in turns
     ]
     reused = [list(inference.stream(_go_on(base, ids)))[-1].stats.reused_tokens for ids in turns]
@@ -129,7 +118,7 @@ def test_beams_and_adapters_that_peft_serves_and_rows_by_themselves(
     adapted = PeftModel.from_pretrained(_plain(base), folder).eval()
     expected = [greedy_ids(model, ids, TOKENS) for model in (adapted, plain, plain)]
     requests = [_ask(base, PROMPTS[-1], folder), _go_on(base, ids), _go_on(base, ids, reproducible=True)]
-    assert _answers(inference, requests) == expected
+    assert answers_of(inference, requests) == expected
     search = _go_on(base, ids, strategy="beam_search", num_beams=3)
     if family == "rwkv":
         with pytest.raises(InvalidRequest, match="Choose another strategy"):
