@@ -60,7 +60,7 @@ def memory_figures(report: MemoryReport, residents: Sequence[ResidentInfo], name
         _row("Cache", "keys and values of the answers being written", bytes_text(report.kv_cache), "total"),
         _row(
             "Kept for reuse",
-            "earlier texts, and weights in a faster order; makes way",
+            "earlier texts, faster copies of weights; freed when needed",
             bytes_text(report.reusable),
         ),
         _row("This program", "all of it, in main memory", bytes_text(report.process)),

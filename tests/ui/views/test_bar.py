@@ -49,7 +49,7 @@ def test_the_figures_name_each_model_and_each_adapter():
         "starter <small>float32 · 2 requests now</small></th><td>24 MB",
         "&lt;pirate&gt; <small>adapter</small></th><td>300 kB",
         "<td>1.5 MB</td>",
-        "Kept for reuse <small>earlier texts, and weights in a faster order; makes way</small></th><td>3.1 MB</td>",
+        "Kept for reuse <small>earlier texts, faster copies of weights; freed when needed</small></th><td>3.1 MB</td>",
         "<td>900 MB</td>",
         "<td>6.0 GB of 8.0 GB</td>",
     ):
